@@ -1,0 +1,1 @@
+"""One file per experiment: a model, an optimizer and a loss composed on one screen."""

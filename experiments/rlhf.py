@@ -1,0 +1,247 @@
+"""The whole recipe: tokenizer, pretraining, SFT, reward model, PPO, evaluation, report.
+
+    python -m experiments.rlhf
+    python -m experiments.rlhf --preset colab
+    python -m experiments.rlhf --data.text corpus.txt --data.demonstrations chats.jsonl.gz \\
+        --data.comparisons pairs.jsonl.gz --run-dir runs/rlhf/mine
+
+Each stage is an experiment of its own; this file only composes them, in one run folder. Running
+the same command again resumes where it stopped. At the end it prints a table (`results.json`),
+draws `report.html`, and `python -m gpt_jax.chat RUN_DIR` talks to the result.
+
+Hardware and time (tiny): under 10 minutes on 2 CPU cores, no accelerator, no internet.
+Expected (tiny, microworld): gold score base < SFT < PPO; see the README for the numbers.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import rich
+
+from experiments import ppo, pretrain, reward, sft
+from gpt_jax.data import baselines
+from gpt_jax.data.batches import pad_prompts
+from gpt_jax.data.microworld import gold_score
+from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
+from gpt_jax.losses.ranking import ranking_accuracies
+from gpt_jax.report import results_table, write_report, write_samples
+from gpt_jax.rl import evaluation
+from gpt_jax.rl.evaluation import Answers, mean_interval, win_rate
+from gpt_jax.rl.rewards import model_reward
+from gpt_jax.text import chat
+from gpt_jax.train import command
+from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
+from gpt_jax.train.run import record_config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    prompts: int = 512
+    """Held-out prompts that every model answers."""
+    best_of: int = 8
+    """Candidates per prompt of best-of-n under the reward model."""
+    samples: int = 6
+    """Prompts whose answers are shown in the report."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Common):
+    run_dir: str = "runs/rlhf/tiny"
+    pretrain: pretrain.Pretrain
+    sft: sft.SFT
+    reward: reward.Reward
+    ppo: ppo.PPO
+    evaluate: Evaluate = Evaluate()
+
+
+def main(config: Config) -> dict:
+    """Runs all stages and returns what `results.json` holds."""
+    config.data.check()
+    folder = Path(config.run_dir)
+    record_config(folder, config)
+    stages = {
+        "pretrain": lambda: pretrain.main(
+            pretrain.Config(
+                **command.shared(config, run_dir=f"{folder}/pretrain"), pretrain=config.pretrain
+            )
+        ),
+        "sft": lambda: sft.main(
+            sft.Config(
+                **command.shared(config, run_dir=f"{folder}/sft"),
+                init_from=f"{folder}/pretrain",
+                sft=config.sft,
+            )
+        ),
+        "reward": lambda: reward.main(
+            reward.Config(
+                **command.shared(config, run_dir=f"{folder}/reward"),
+                init_from=f"{folder}/sft",
+                reward=config.reward,
+            )
+        ),
+        "ppo": lambda: ppo.main(
+            ppo.Config(
+                **command.shared(config, run_dir=f"{folder}/ppo"),
+                init_from=f"{folder}/sft",
+                reward_from=f"{folder}/reward",
+                ppo=config.ppo,
+            )
+        ),
+    }
+    for name, stage in stages.items():
+        timed(folder, name, stage)
+    results = timed(folder, "evaluate", lambda: evaluate(config, folder))
+    results["seconds"] = json.loads((folder / "seconds.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_samples(folder, results["samples"])
+    write_report(folder)
+    rich.print(results_table(results))
+    rich.print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
+    return results
+
+
+def timed(folder: Path, name: str, stage):
+    """Runs a stage and adds its seconds to `seconds.json` (over all sessions of a resumed run)."""
+    started = time.monotonic()
+    result = stage()
+    path = folder / "seconds.json"
+    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)
+    path.write_text(json.dumps(seconds))
+    return result
+
+
+def evaluate(config: Config, folder: Path) -> dict:
+    """Every model answers the same held-out prompts at PPO's temperature."""
+    model, sft_params, tokenizer = load_model(folder / "sft")
+    _, base_params, _ = load_model(folder / "pretrain")
+    _, ppo_params, _ = load_model(folder / "ppo")
+    scorer = load_params(folder / "reward")
+    preference = model_reward(model, scorer)
+    temperature, new_tokens = config.ppo.temperature, config.ppo.max_new_tokens
+
+    rows = config.data.read("prompts", "test")[: config.evaluate.prompts]
+    longest = model.context_length - new_tokens
+    chats = pad_prompt_records(rows, tokenizer, longest)
+    # The base model never saw the chat tokens: it gets the conversation as a document to go on with.
+    rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
+    documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
+
+    def answers(params: dict, prompts, purpose: str) -> Answers:
+        return evaluation.sample(
+            model,
+            params,
+            prompts,
+            tokenizer,
+            max_new_tokens=new_tokens,
+            temperature=temperature,
+            seed=config.seed,
+            purpose=f"evaluate/{purpose}",
+        )
+
+    n = config.evaluate.best_of
+    candidates = [answers(sft_params, chats, f"SFT/{i}") for i in range(n)]
+    by_model = {
+        "base": answers(base_params, documents, "base"),
+        "SFT": candidates[0],
+        f"best-of-{n}": evaluation.best_of(n, candidates, preference, tokenizer),
+        "PPO": answers(ppo_params, chats, "PPO"),
+    }
+    scores = {
+        name: quality(config, rows, evaluation.in_place_of_prompts(a, chats), preference)
+        for name, a in by_model.items()
+    }
+    spread = {
+        "SFT": {"kl": 0.0}
+        | evaluation.divergence(model, sft_params, sft_params, by_model["SFT"], temperature),
+        # E[KL] of best-of-n is log n - (n-1)/n at most (Stiennon et al. 2020, G.3).
+        f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
+        "PPO": evaluation.divergence(model, ppo_params, sft_params, by_model["PPO"], temperature),
+    }
+    models = [
+        {
+            "name": name,
+            "gold": mean_interval(scores[name]) if config.data.has_gold else None,
+            "reward": mean_interval(
+                evaluation.score(evaluation.in_place_of_prompts(a, chats), preference)
+            ),
+            "win_rate_vs_sft": None
+            if name == "SFT"
+            else win_rate(scores[name], scores["SFT"]),
+            "kl_from_sft": spread.get(name, {}).get("kl"),
+            "length": float(a.rollout.mask_BC.sum(1).mean()),
+            "entropy": spread.get(name, {}).get("entropy"),
+        }
+        for name, a in by_model.items()
+    ]
+    return {
+        "experiment": "rlhf",
+        "preset": config.preset,
+        "seed": config.seed,
+        "device": jax.devices()[0].device_kind,
+        "models": models,
+        "reward_model": judge_reward_model(config, folder),
+        "samples": [
+            {
+                "prompt": rows[i]["prompt"][-1]["content"],
+                "answers": {name: a.texts[i] for name, a in by_model.items()},
+            }
+            for i in range(min(config.evaluate.samples, len(rows)))
+        ],
+    }
+
+
+def quality(config: Config, rows: list[dict], answers: Answers, preference) -> np.ndarray:
+    """The gold score of every answer; on real data, where there is none, the reward model's."""
+    if not config.data.has_gold:
+        return evaluation.score(answers, preference)
+    return np.array(
+        [
+            gold_score(row["prompt"][-1]["content"], text, stopped)
+            for row, text, stopped in zip(rows, answers.texts, answers.stopped, strict=True)
+        ]
+    )
+
+
+def judge_reward_model(config: Config, folder: Path) -> dict:
+    """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
+    model, tokenizer = load_model_files(folder / "reward")
+    train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
+    correct = ranking_accuracies(
+        model,
+        load_params(folder / "reward"),
+        pad_comparisons(test, tokenizer, model.context_length),
+    )
+    return {
+        "accuracy": mean_interval(correct),
+        "pairs": len(correct),
+        "longer_answer_baseline": baselines.longer_answer(test),
+        "bag_of_words_baseline": baselines.bag_of_words(train, test),
+    }
+
+
+def compose(name: str, evaluate: Evaluate) -> Config:
+    """The stages' presets of one name, together."""
+    return Config(
+        preset=name,
+        run_dir=f"runs/rlhf/{name}",
+        pretrain=pretrain.presets[name]().pretrain,
+        sft=sft.presets[name]().sft,
+        reward=reward.presets[name]().reward,
+        ppo=ppo.presets[name]().ppo,
+        evaluate=evaluate,
+    )
+
+
+presets = {
+    "smoke": lambda: compose("smoke", Evaluate(prompts=32, best_of=2, samples=3)),
+    "tiny": lambda: compose("tiny", Evaluate()),
+    "colab": lambda: compose("colab", Evaluate(prompts=1024, best_of=16)),
+}
+
+if __name__ == "__main__":
+    command.run(main, presets, __doc__)

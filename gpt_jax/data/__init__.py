@@ -1,0 +1,1 @@
+"""Records -> batches: sources, schemas, packing and the step-indexed pipeline."""

@@ -1,0 +1,186 @@
+"""The rows of the four configs: texts, demonstrations, comparisons and prompts."""
+
+import math
+
+from gpt_jax.data.microworld import answers
+from gpt_jax.data.microworld.facts import LARGEST_OPERAND, generator
+from gpt_jax.data.microworld.language import RELATIONS, SUM_STATEMENTS
+from gpt_jax.data.microworld.questions import KINDS, Question, state
+from gpt_jax.data.microworld.world import World
+
+COMPLETIONS_PER_PROMPT = 4
+
+
+def texts(world: World, split: str, count: int):
+    """Yields {"text"}: `count` short documents."""
+    rng = generator(world.facts.seed, f"text {split}")
+    kinds = {_about_one: 0.36, _about_many: 0.16, _sharing: 0.05, _sums: 0.15, _dialogue: 0.22,
+             _pattern: 0.03, _note: 0.03}
+    for _ in range(count):
+        yield {"text": answers.choose(kinds, rng)(world, split, rng)}
+
+
+def prompts(world: World, split: str, count: int):
+    """Yields {"prompt"}; those of a test split are all different."""
+    rng = generator(world.facts.seed, f"prompts {split}")
+    for question in _questions(world, rng, split, count, distinct=split == "test"):
+        yield {"prompt": question.prompt}
+
+
+def demonstrations(world: World, split: str, count: int):
+    """Yields {"messages"}: one question and a demonstrator's reply, in mixed habits."""
+    rng = generator(world.facts.seed, f"demonstrations {split}")
+    for question in _questions(world, rng, split, count):
+        reply, _ = answers.write(world, question, answers.choose(answers.DEMONSTRATIONS, rng), rng)
+        yield {"messages": [{"role": "user", "content": question.prompt},
+                            {"role": "assistant", "content": reply}]}
+
+
+def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
+    """Yields {"prompt", "completions"[K], "stopped"[K], "ranks"[K], "chosen", "rejected", ...}.
+
+    `stopped` says whether a completion ended with the stop token; one that did not was cut at the
+    length limit and must be shown to the reward model without the token. Rank 0 is best, equal
+    ranks are ties. `chosen` and `rejected` are a random pair with unequal ranks.
+
+    `label_noise` is the share of unequal pairs that are labelled the wrong way round. Labellers
+    err as in the Bradley-Terry model: a ranking is drawn from the Plackett-Luce distribution over
+    gold scores (add Gumbel noise to score / temperature, sort), with the temperature that makes
+    the expected share of errors `label_noise`. InstructGPT's labellers agreed with one another on
+    about 73% of pairs, which is `label_noise=0.27`.
+    """
+    rng = generator(world.facts.seed, f"comparisons {split}")
+    rows = []
+    for question in _questions(world, rng, split, count):
+        scored = None
+        while scored is None or len(set(scored)) < 2:
+            written = {}
+            while len(written) < COMPLETIONS_PER_PROMPT:
+                text, stopped = answers.write(
+                    world, question, answers.choose(answers.COMPLETIONS, rng), rng)
+                written[text] = stopped
+            scored = [round(world.gold_score(question.prompt, text, stopped), 6)
+                      for text, stopped in written.items()]
+        rows.append((question.prompt, list(written), list(written.values()), scored))
+    temperature = _temperature([scored for *_, scored in rows], label_noise)
+    noise = generator(world.facts.seed, f"labels {split}")
+    for prompt, completions, stopped, scored in rows:
+        ranks = _ranks(scored, temperature, noise)
+        pairs = [(i, j) for i in range(len(ranks)) for j in range(len(ranks))
+                 if ranks[i] < ranks[j]]
+        best, worst = noise.choice(pairs)
+        yield {"prompt": prompt, "completions": completions, "stopped": stopped, "ranks": ranks,
+               "chosen": completions[best], "rejected": completions[worst],
+               "chosen_stopped": stopped[best], "rejected_stopped": stopped[worst]}
+
+
+def _questions(world: World, rng, split: str, count: int, distinct: bool = False):
+    """`count` questions of mixed kinds from one side of the split."""
+    held_out = split == "test"
+    seen = set()
+    while len(seen) < count:
+        question = world.draw(rng, answers.choose(KINDS, rng), held_out)
+        key = question.prompt if distinct else len(seen)
+        if key not in seen:
+            seen.add(key)
+            yield question
+
+
+def _ranks(scored: list[float], temperature: float, rng) -> list[int]:
+    """Ranks from 0 (best); equal scores share a rank. At temperature 0 the ranks are the truth."""
+    levels = sorted(set(scored), reverse=True)
+    if temperature > 0:
+        drawn = {level: level / temperature - math.log(-math.log(rng.random())) for level in levels}
+        levels.sort(key=drawn.get, reverse=True)
+    return [levels.index(score) for score in scored]
+
+
+def _temperature(scores: list[list[float]], label_noise: float) -> float:
+    """The temperature at which the mean error over unequal pairs is `label_noise`."""
+    if not 0.0 <= label_noise < 0.5:
+        raise ValueError(f"label_noise must lie in [0, 0.5), not {label_noise}")
+    if label_noise == 0.0:
+        return 0.0
+    gaps = [abs(a - b) for row in scores for i, a in enumerate(row) for b in row[:i] if a != b]
+    low, high = 1e-4, 1e4
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        error = sum(1 / (1 + math.exp(min(gap / middle, 700))) for gap in gaps) / len(gaps)
+        low, high = (middle, high) if error < label_noise else (low, middle)
+    return middle
+
+
+# Documents.
+
+
+def _about_one(world: World, split: str, rng) -> str:
+    """Some facts about one entity, in any order and phrasing."""
+    entity, _ = rng.choice(list(world.facts.true))
+    names = world.facts.pairs_of[entity]
+    chosen = rng.sample(names, rng.randint(min(2, len(names)), len(names)))
+    return " ".join(state(entity, name, world.facts.true[entity, name], rng) for name in chosen)
+
+
+def _about_many(world: World, split: str, rng) -> str:
+    """Unrelated facts, one after another."""
+    pairs = rng.sample(list(world.facts.true), rng.randint(2, 5))
+    return " ".join(state(*pair, world.facts.true[pair], rng) for pair in pairs)
+
+
+def _sharing(world: World, split: str, rng) -> str:
+    """All entities that share a value: the relation told backwards."""
+    entity, name = rng.choice([pair for pair in world.facts.true if RELATIONS[pair[1]].inverse])
+    value = world.facts.true[entity, name]
+    sharing = [e for (e, n), v in world.facts.true.items() if n == name and v == value]
+    listed = ", ".join(rng.sample(sharing, len(sharing)))
+    return f"{RELATIONS[name].inverse.format(v=value)} {listed}."
+
+
+def _sums(world: World, split: str, rng) -> str:
+    """Sums, at times with worked steps."""
+    lines = []
+    for _ in range(rng.randint(3, 6)):
+        question = world.draw(rng, "arithmetic", held_out=split == "test")
+        if len(question.terms) == 3:
+            numbers = " + ".join(map(str, question.terms))
+            lines.append(f"{numbers}: {answers.plain(question, rng)}")
+        else:
+            a, b = question.terms
+            text = rng.choice(SUM_STATEMENTS[question.operator])
+            lines.append(text.format(a=a, b=b, v=question.answer))
+    return " ".join(lines)
+
+
+def _dialogue(world: World, split: str, rng) -> str:
+    """A few turns between a user and an assistant; only questions of the split."""
+    turns = []
+    for question in _questions(world, rng, split, rng.randint(1, 4)):
+        habit = answers.choose(answers.DIALOGUE_REPLIES, rng)
+        turns.append(_turn(question, answers.write(world, question, habit, rng)[0]))
+    return "\n".join(turns)
+
+
+def _note(world: World, split: str, rng) -> str:
+    """A question that its own note answers."""
+    question = world.draw(rng, "note", held_out=split == "test")
+    return _turn(question, answers.plain(question, rng))
+
+
+def _pattern(world: World, split: str, rng) -> str:
+    """A table that goes on in the same way: the form of few-shot prompts."""
+    held_out = split == "test"
+    if rng.random() < 0.2:
+        operator, term = rng.choice("+-"), rng.randint(1, 5)
+        numbers = [n for n in range(term, LARGEST_OPERAND + 1)
+                   if world.facts.is_held_out_sum(n, operator, term) == held_out]
+        rows = [(n, n + term if operator == "+" else n - term) for n in numbers]
+    else:
+        name = rng.choice([name for _, name in world.facts.true])
+        rows = [(pair[0], value) for pair, value in world.facts.true.items()
+                if pair[1] == name and (pair in world.facts.held_out) == held_out]
+    chosen = rng.sample(rows, min(len(rows), rng.randint(3, 6)))
+    return "\n".join(f"{left} -> {right}" for left, right in chosen)
+
+
+def _turn(question: Question, reply: str) -> str:
+    return f"User: {question.prompt}\nAssistant: {reply}"

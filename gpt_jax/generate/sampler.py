@@ -1,0 +1,187 @@
+"""Sampling: prefill the prompts once, then one token per row and step until all have stopped."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.data.batches import Prompts
+from gpt_jax.errors import UserError
+from gpt_jax.generate.cache import init_cache
+from gpt_jax.models import KVCache, ModelConfig, forward, last_logits
+from gpt_jax.models.transformer import Params
+
+
+class Rollout(NamedTuple):
+    """Prompts and what was sampled after them, as tokens; T = P + C.
+
+    Attributes:
+      tokens_BT: int32, the left-padded prompt, then the completion, right-padded.
+      positions_BT: int32, counted from the first real token; 0 on padding.
+      segment_ids_BT: int32, 1 on real tokens, 0 on padding.
+      mask_BC: float32, 1 on sampled tokens (the stop token included).
+      logprobs_BC: float32, log-probability of each sampled token under the distribution with
+        the temperature applied; 0 outside the mask.
+      stopped_B: bool, True where the stop token came, False where the length limit did.
+    """
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segment_ids_BT: jax.Array
+    mask_BC: jax.Array
+    logprobs_BC: jax.Array
+    stopped_B: jax.Array
+
+
+class _State(NamedTuple):
+    """The loop's carry: `t` tokens are sampled, the last one is not yet in the cache."""
+
+    t: jax.Array
+    cache: KVCache
+    tokens_BC: jax.Array
+    mask_BC: jax.Array
+    logprobs_BC: jax.Array
+    stopped_B: jax.Array
+
+
+def generate(
+    config: ModelConfig,
+    params: Params,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    max_new_tokens: int,
+    stop_id: int,
+    pad_id: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    row_ids_B: jax.Array | None = None,
+) -> Rollout:
+    """Samples a completion of at most `max_new_tokens` tokens for every prompt.
+
+    Row b draws its t-th token with the key fold_in(fold_in(key, row_ids_B[b]), t), so the
+    other rows of the batch and the padding change nothing. The loop ends when every row has
+    stopped.
+
+    Args:
+      config, params: the model.
+      prompts: left-padded, with P columns.
+      key: one random key for the whole call.
+      max_new_tokens: C.
+      stop_id: ends a row; it is part of the completion.
+      pad_id: fills the completion after the stop token.
+      temperature: static; divides the logits. 0 takes the most likely token, with its
+        log-probability at temperature 1.
+      top_k: static; samples among the k most likely tokens only. 0: all.
+      top_p: static; samples among the fewest most likely tokens whose probabilities reach p
+        (Holtzman et al. 2020). 1: all. `logprobs_BC` is always that of the unfiltered
+        distribution.
+      row_ids_B: int32 name of each row in the random stream. None: its index.
+
+    Raises:
+      UserError: if the completions may outgrow a learned position table.
+    """
+    B, P = prompts.tokens_BP.shape
+    C = max_new_tokens
+    if config.positions == "learned" and P + C > config.context_length:
+        raise UserError(
+            f"Prompts of {P} tokens and {C} new ones exceed the model's context_length "
+            f"{config.context_length}; shorten the prompts or lower max_new_tokens."
+        )
+    row_ids_B = jnp.arange(B) if row_ids_B is None else row_ids_B
+    keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids_B)
+    lengths_B = (prompts.segment_ids_BP != 0).sum(axis=1)
+
+    def sample(state: _State, hidden_BD: jax.Array) -> _State:
+        """Draws token t of every row that has not stopped."""
+        running_B = ~state.stopped_B
+        token_B, logprob_B = _sample(
+            last_logits(config, params, hidden_BD),
+            jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.t),
+            temperature,
+            top_k,
+            top_p,
+        )
+        at = (slice(None), state.t)
+        return state._replace(
+            t=state.t + 1,
+            tokens_BC=state.tokens_BC.at[at].set(jnp.where(running_B, token_B, pad_id)),
+            mask_BC=state.mask_BC.at[at].set(running_B.astype(jnp.float32)),
+            logprobs_BC=state.logprobs_BC.at[at].set(jnp.where(running_B, logprob_B, 0.0)),
+            stopped_B=state.stopped_B | (token_B == stop_id),
+        )
+
+    def step(state: _State) -> _State:
+        """Feeds token t - 1 to the model and draws token t."""
+        hidden_B1D, cache = forward(
+            config,
+            params,
+            state.tokens_BC[:, state.t - 1, None],
+            (lengths_B + state.t - 1)[:, None],
+            (~state.stopped_B)[:, None].astype(jnp.int32),
+            state.cache,
+        )
+        return sample(state._replace(cache=cache), hidden_B1D[:, 0])
+
+    segment_ids_BP = (prompts.segment_ids_BP != 0).astype(jnp.int32)
+    hidden_BPD, cache = forward(
+        config,
+        params,
+        prompts.tokens_BP,
+        prompts.positions_BP,
+        segment_ids_BP,
+        init_cache(config, B, P + C),
+    )
+    state = _State(
+        t=jnp.zeros((), jnp.int32),
+        cache=cache,
+        tokens_BC=jnp.full((B, C), pad_id, jnp.int32),
+        mask_BC=jnp.zeros((B, C), jnp.float32),
+        logprobs_BC=jnp.zeros((B, C), jnp.float32),
+        stopped_B=jnp.zeros((B,), bool),
+    )
+    # The first token comes from the prompt's last column, a real token by left padding.
+    state = sample(state, hidden_BPD[:, -1])
+    state = jax.lax.while_loop(lambda s: (s.t < C) & ~s.stopped_B.all(), step, state)
+
+    completion_BC = state.mask_BC.astype(jnp.int32)
+    positions_BC = (lengths_B[:, None] + jnp.arange(C)) * completion_BC
+    return Rollout(
+        tokens_BT=jnp.concatenate([prompts.tokens_BP, state.tokens_BC], axis=1),
+        positions_BT=jnp.concatenate([prompts.positions_BP, positions_BC], axis=1),
+        segment_ids_BT=jnp.concatenate([segment_ids_BP, completion_BC], axis=1),
+        mask_BC=state.mask_BC,
+        logprobs_BC=state.logprobs_BC,
+        stopped_B=state.stopped_B,
+    )
+
+
+def _sample(
+    logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int, top_p: float
+) -> tuple[jax.Array, jax.Array]:
+    """One token per row, int32, and its log-probability before any filter."""
+    if temperature == 0.0:
+        logp_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+        token_B = jnp.argmax(logits_BV, axis=-1)
+    else:
+        logp_BV = jax.nn.log_softmax(logits_BV / temperature, axis=-1)
+        filtered_BV = filter_logprobs(logp_BV, top_k, top_p)
+        token_B = jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
+    logprob_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
+    return token_B.astype(jnp.int32), logprob_B
+
+
+def filter_logprobs(logp_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
+    """Sets to -inf what is outside the k most likely tokens or outside the nucleus of mass p."""
+    if top_k > 0:
+        kth_B1 = jax.lax.top_k(logp_BV, min(top_k, logp_BV.shape[-1]))[0][:, -1:]
+        logp_BV = jnp.where(logp_BV < kth_B1, -jnp.inf, logp_BV)
+    if top_p < 1.0:
+        sorted_BV = jnp.sort(logp_BV, axis=-1, descending=True)
+        probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        # A token belongs to the nucleus if the mass before it is below p: never none of them.
+        inside_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p
+        threshold_B1 = jnp.where(inside_BV, sorted_BV, jnp.inf).min(axis=-1, keepdims=True)
+        logp_BV = jnp.where(logp_BV < threshold_B1, -jnp.inf, logp_BV)
+    return logp_BV

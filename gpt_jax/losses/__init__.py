@@ -1,0 +1,1 @@
+"""Pure loss functions: `loss(params, batch, key) -> (numerator, denominator, metrics)`."""

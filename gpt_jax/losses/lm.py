@@ -1,0 +1,43 @@
+"""The language-model loss: pretraining and supervised finetuning."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.data.batches import Batch
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.heads import token_logprobs
+from gpt_jax.models.transformer import forward
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+Loss = tuple[jax.Array, jax.Array, Metrics]  # numerator, denominator, metrics
+
+
+def weighted_nll(logprobs_BT: jax.Array, weights_BT: jax.Array) -> Loss:
+    """Negative log-likelihood: -sum(w * log p) over sum(w), all float32.
+
+    Args:
+      logprobs_BT: log-probability of each token given those before it.
+      weights_BT: weight of each token; 0 on padding and prompts.
+    """
+    total = -jnp.sum(weights_BT * logprobs_BT)
+    count = jnp.sum(weights_BT)
+    return total, count, {"loss": (total, count)}
+
+
+def lm_loss(model: ModelConfig, params: dict, batch: Batch, key: jax.Array | None = None) -> Loss:
+    """Next-token prediction (Radford et al. 2018, eq. 1) on rows of packed examples.
+
+    The hidden state at t-1 predicts token t; the first token of a segment has weight 0, so a
+    prediction never crosses from one example into the next.
+    """
+    del key  # no dropout anywhere: nothing here is random
+    hidden_BTD, _ = forward(
+        model, params, batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT
+    )
+    # Rolling instead of slicing keeps T a power of two; the wrapped first target has weight 0.
+    targets_BT = jnp.roll(batch.tokens_BT, -1, axis=1)
+    weights_BT = jnp.roll(batch.weights_BT, -1, axis=1)
+    logprobs_BT, _ = token_logprobs(model, params, hidden_BTD, targets_BT)
+    return weighted_nll(logprobs_BT, weights_BT)

@@ -1,0 +1,84 @@
+"""The pairwise ranking loss of the reward model (Ouyang et al. 2022, eq. 1)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.data.batches import Comparisons, pad_rows
+from gpt_jax.losses.lm import Loss
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.heads import score_last_token
+
+
+def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
+    """-log sigmoid(r_better - r_worse), a prompt's comparisons weighing 1 together.
+
+    All K(K-1)/2 comparisons of a prompt are one batch element: seen in one gradient they do not
+    make the model overfit a completion that occurs in many of them (Ouyang et al. 2022, 3.5).
+    Ties and empty slots (rank -1) are no comparison.
+
+    Args:
+      scores_BK: float32 scores.
+      ranks_BK: int32, 0 is best, -1 an empty slot.
+
+    Returns:
+      numerator: sum over prompts of the mean loss of its comparisons.
+      denominator: number of prompts that have a comparison.
+      metrics: `accuracy` and `margin` per comparison, `mean_reward` per completion.
+    """
+    present_BK = ranks_BK >= 0
+    better_BKK = ranks_BK[:, :, None] < ranks_BK[:, None, :]  # [b, i, j]: i ranks above j
+    pairs_BKK = better_BKK & present_BK[:, :, None] & present_BK[:, None, :]
+    margin_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    nll_BKK = jnp.where(pairs_BKK, jax.nn.softplus(-margin_BKK), 0.0)
+    pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
+    numerator = jnp.sum(nll_BKK.sum((1, 2)) / jnp.maximum(pairs_B, 1))
+    denominator = jnp.sum(pairs_B > 0).astype(jnp.float32)
+    pairs = pairs_B.sum()
+    # An exact tie in score is half right, as in any two-way choice.
+    hits = (margin_BKK > 0) + 0.5 * (margin_BKK == 0)
+    metrics = {
+        "loss": (numerator, denominator),
+        "accuracy": (jnp.sum(jnp.where(pairs_BKK, hits, 0.0)), pairs),
+        "margin": (jnp.sum(jnp.where(pairs_BKK, margin_BKK, 0.0)), pairs),
+        "mean_reward": (jnp.sum(jnp.where(present_BK, scores_BK, 0.0)), present_BK.sum()),
+    }
+    return numerator, denominator, metrics
+
+
+def score_comparisons(model: ModelConfig, scorer: dict, batch: Comparisons) -> jax.Array:
+    """Scores of every completion, float32 (B, K), in one forward pass over B*K rows."""
+    b, k, _ = batch.tokens_BKT.shape
+    tokens, positions, segment_ids = (jnp.reshape(x, (b * k, -1)) for x in batch[:3])
+    return score_last_token(model, scorer, tokens, positions, segment_ids).reshape(b, k)
+
+
+def ranking_loss(
+    model: ModelConfig, scorer: dict, batch: Comparisons, key: jax.Array | None = None
+) -> Loss:
+    """`pairwise_ranking` of a scorer (`{"backbone", "head"}` parameters) on a batch."""
+    del key
+    return pairwise_ranking(score_comparisons(model, scorer, batch), batch.ranks_BK)
+
+
+def ranking_accuracies(
+    model: ModelConfig, scorer: dict, rows: Comparisons, batch_size: int = 64
+) -> np.ndarray:
+    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
+    rows = pad_rows(rows, batch_size)
+    scores_of = jax.jit(functools.partial(score_comparisons, model))
+    scores_NK = np.concatenate(
+        [
+            scores_of(scorer, jax.tree.map(lambda x, s=start: x[s : s + batch_size], rows))
+            for start in range(0, len(rows.ranks_BK), batch_size)
+        ]
+    )
+    ranks_NK = rows.ranks_BK
+    n, i, j = np.nonzero(
+        (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
+    )
+    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5

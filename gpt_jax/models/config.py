@@ -1,0 +1,76 @@
+"""The shape of a decoder-only transformer, as one frozen (hashable) dataclass."""
+
+import dataclasses
+from typing import Literal
+
+from gpt_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What distinguishes GPT-1, GPT-2, GPT-3 and Llama from one another.
+
+    Attributes:
+      vocab_size: V, rows of the embedding.
+      context_length: the longest sequence; the rows of a learned position table.
+      width: D, the residual stream.
+      layers: L.
+      heads: N, query heads.
+      kv_heads: K, key/value heads; N // K query heads share one. None: N.
+      head_size: H. None: D // N.
+      mlp_width: F, hidden units of the feed-forward layer. None: 4 D.
+      positions: "learned" (GPT), "sinusoidal" (Vaswani et al. 2017) or "rope" (Su et al. 2021).
+      norm: "layer" (Ba et al. 2016) or "rms" (Zhang & Sennrich 2019).
+      norm_position: "pre" (GPT-2 on; a final norm follows the last block) or "post" (GPT-1).
+      mlp: "gelu" (tanh form, Hendrycks & Gimpel 2016) or "swiglu" (Shazeer 2020).
+      tied: whether the unembedding is the embedding.
+      biases: whether dense layers and layer norms have biases.
+      rope_theta: the base of the rotary frequencies.
+      norm_eps: added to the variance inside a norm.
+      dtype: of the computation; parameters, norms, softmax and logits are float32.
+      remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs) or
+        "block" (everything inside a block).
+    """
+
+    vocab_size: int
+    context_length: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int | None = None
+    head_size: int | None = None
+    mlp_width: int | None = None
+    positions: Literal["learned", "sinusoidal", "rope"] = "learned"
+    norm: Literal["layer", "rms"] = "layer"
+    norm_position: Literal["pre", "post"] = "pre"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    tied: bool = True
+    biases: bool = True
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "block"] = "none"
+
+    def __post_init__(self):
+        if self.head_size is None:
+            if self.width % self.heads:
+                raise UserError(
+                    f"The model's width {self.width} does not divide into {self.heads} heads; "
+                    "change one of them, or set head_size."
+                )
+            object.__setattr__(self, "head_size", self.width // self.heads)
+        if self.kv_heads is None:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.mlp_width is None:
+            object.__setattr__(self, "mlp_width", 4 * self.width)
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"The model's {self.heads} heads do not divide into {self.kv_heads} kv_heads; "
+                "kv_heads must be a divisor of heads."
+            )
+        if self.positions == "rope" and self.head_size % 2:
+            raise UserError(
+                f"Rotary positions need an even head_size, but it is {self.head_size}."
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise UserError(f"Sinusoidal positions need an even width, but it is {self.width}.")

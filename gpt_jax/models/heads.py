@@ -1,0 +1,98 @@
+"""What is read off the hidden states: token log-probabilities, next-token logits, scores.
+
+A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.transformer import Params, forward
+
+
+def unembedding(config: ModelConfig, params: Params) -> jax.Array:
+    """unembed_VD float32: the embedding when tied, else its own matrix."""
+    return params["embed"]["tokens"] if config.tied else params["unembed"]["kernel"].T
+
+
+def token_logprobs(
+    config: ModelConfig,
+    params: Params,
+    hidden_BTD: jax.Array,
+    targets_BT: jax.Array,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of the targets and entropies of the predictions, in nats.
+
+    `hidden_BTD[:, t]` predicts `targets_BT[:, t]`: the caller shifts. B x T x V logits are
+    never held when that is large.
+
+    Returns:
+      (logprobs_BT, entropy_BT), float32.
+    """
+    B, T, D = hidden_BTD.shape
+    logprobs_M, entropy_M = linear_cross_entropy(
+        hidden_BTD.reshape(B * T, D),
+        unembedding(config, params).astype(hidden_BTD.dtype),
+        targets_BT.reshape(B * T),
+        temperature=temperature,
+    )
+    return logprobs_M.reshape(B, T), entropy_M.reshape(B, T)
+
+
+def last_logits(config: ModelConfig, params: Params, hidden_BD: jax.Array) -> jax.Array:
+    """logits_BV float32 of the token that follows each hidden state."""
+    unembed_VD = unembedding(config, params).astype(hidden_BD.dtype)
+    return jnp.einsum("BD,VD->BV", hidden_BD, unembed_VD, preferred_element_type=jnp.float32)
+
+
+def init_scalar_head(key: jax.Array, config: ModelConfig, zero: bool = False) -> Params:
+    """A linear map to one number: N(0, 1/sqrt(D + 1)) (Stiennon et al. 2020), or all zero."""
+    stddev = 0.0 if zero else (config.width + 1) ** -0.5
+    return {
+        "kernel_D": stddev * jax.random.normal(key, (config.width,)),
+        "bias": jnp.zeros(()),
+    }
+
+
+def scalar_head(head: Params, hidden_BTD: jax.Array) -> jax.Array:
+    """values_BT: float32 whatever the compute dtype (a score of 0.7 stays 0.7)."""
+    values_BT = jnp.einsum(
+        "BTD,D->BT", hidden_BTD.astype(jnp.float32), head["kernel_D"], precision="highest"
+    )
+    return values_BT + head["bias"]
+
+
+def init_scorer(
+    config: ModelConfig, backbone_params: Params, key: jax.Array, zero: bool = False
+) -> Params:
+    """A scorer that starts from a language model's parameters and a fresh head."""
+    return {"backbone": backbone_params, "head": init_scalar_head(key, config, zero)}
+
+
+def score_tokens(
+    config: ModelConfig,
+    scorer: Params,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+) -> jax.Array:
+    """values_BT float32: the head's number at every token."""
+    hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT, positions_BT, segment_ids_BT)
+    return scalar_head(scorer["head"], hidden_BTD)
+
+
+def score_last_token(
+    config: ModelConfig,
+    scorer: Params,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+) -> jax.Array:
+    """scores_B float32: the head's number at the last real token, the largest index with a
+    nonzero segment id. Rows must hold at least one real token."""
+    values_BT = score_tokens(config, scorer, tokens_BT, positions_BT, segment_ids_BT)
+    index_T = jnp.arange(tokens_BT.shape[1])
+    last_B = jnp.where(segment_ids_BT != 0, index_T, 0).max(axis=1)
+    return jnp.take_along_axis(values_BT, last_B[:, None], axis=1)[:, 0]

@@ -1,0 +1,88 @@
+"""Published model shapes. `tests/models/test_presets.py` checks their parameter counts.
+
+Sources: GPT-1 (Radford et al. 2018), GPT-2 (Radford et al. 2019; the smallest is published as
+117M in the paper and counts 124M), GPT-3 (Brown et al. 2020, table 2.1), Llama 2 (Touvron et al.
+2023, tables 1 and 2), Llama 3 (Grattafiori et al. 2024, table 3).
+
+Not expressed: GPT-3's alternating sparse attention layers, dropout, and the frequency scaling
+that extends Llama 3.1 beyond 8,192 tokens.
+"""
+
+import jax
+
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.transformer import init
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """The exact number of parameters; allocates nothing."""
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def tiny(vocab_size: int = 1024, context_length: int = 128) -> ModelConfig:
+    """About a million parameters: trains in minutes on a CPU."""
+    return ModelConfig(vocab_size, context_length, width=128, layers=4, heads=4)
+
+
+def gpt2(width: int, layers: int, heads: int) -> ModelConfig:
+    """GPT-2's family: learned positions, pre-norm, biases everywhere, tied embeddings."""
+    return ModelConfig(50257, 1024, width, layers, heads)
+
+
+def gpt3(width: int, layers: int, heads: int) -> ModelConfig:
+    """GPT-3's family: GPT-2's block with twice the context."""
+    return ModelConfig(50257, 2048, width, layers, heads)
+
+
+def llama(
+    vocab_size: int,
+    context_length: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp_width: int,
+    rope_theta: float = 10000.0,
+) -> ModelConfig:
+    """Llama's family: rotary positions, RMS norm, SwiGLU, no biases, an untied unembedding."""
+    return ModelConfig(
+        vocab_size,
+        context_length,
+        width,
+        layers,
+        heads,
+        kv_heads,
+        mlp_width=mlp_width,
+        positions="rope",
+        norm="rms",
+        mlp="swiglu",
+        tied=False,
+        biases=False,
+        rope_theta=rope_theta,
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": tiny(),
+    "gpt1": ModelConfig(40478, 512, 768, 12, 12, norm_position="post"),
+    "gpt2": gpt2(768, 12, 12),
+    "gpt2_medium": gpt2(1024, 24, 16),
+    "gpt2_large": gpt2(1280, 36, 20),
+    "gpt2_xl": gpt2(1600, 48, 25),
+    "gpt3_125m": gpt3(768, 12, 12),
+    "gpt3_350m": gpt3(1024, 24, 16),
+    "gpt3_760m": gpt3(1536, 24, 16),
+    # Table 2.1 prints 24 heads of 128 for a width of 2048, and a width of 5140 for 40 heads of
+    # 128; neither product fits, these do, and they give the published sizes.
+    "gpt3_1.3b": gpt3(2048, 24, 16),
+    "gpt3_2.7b": gpt3(2560, 32, 32),
+    "gpt3_6.7b": gpt3(4096, 32, 32),
+    "gpt3_13b": gpt3(5120, 40, 40),
+    "gpt3_175b": gpt3(12288, 96, 96),
+    "llama2_7b": llama(32000, 4096, 4096, 32, 32, 32, 11008),
+    "llama2_70b": llama(32000, 4096, 8192, 80, 64, 8, 28672),
+    "llama3_8b": llama(128256, 8192, 4096, 32, 32, 8, 14336, 500000.0),
+    "llama3_70b": llama(128256, 8192, 8192, 80, 64, 8, 28672, 500000.0),
+    "llama3_405b": llama(128256, 8192, 16384, 126, 128, 8, 53248, 500000.0),
+}

@@ -1,0 +1,292 @@
+"""The decoder: one configurable block, scanned over layers.
+
+Parameters are a plain nested dict, float32, with the blocks stacked on a leading L axis:
+
+    embed/tokens [V, D]             embed/positions [context, D]       (learned positions)
+    blocks/attn_norm/scale [L, D]   blocks/attn_norm/bias
+    blocks/attn/q [L, D, N*H]       k, v [L, D, K*H]   out [L, N*H, D]   q_bias, ..., out_bias
+    blocks/mlp_norm/scale [L, D]    blocks/mlp_norm/bias
+    blocks/mlp/up [L, D, F]         gate [L, D, F] (swiglu)   down [L, F, D]   up_bias, ...
+    final_norm/scale [D]            final_norm/bias                    (norm_position "pre")
+    unembed/kernel [D, V]                                              (untied)
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.kernels.attention import attention
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.parallel.rules import constrain
+
+Params = dict[str, Any]
+
+INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far, in `[0, index)` of the S axis.
+
+    Attributes:
+      keys_LBSKH: in the compute dtype, after rotary positions.
+      values_LBSKH: in the compute dtype.
+      segment_ids_BS: int32; 0 hides an entry (padding).
+      index: int32 scalar, where the next tokens are written.
+    """
+
+    keys_LBSKH: jax.Array
+    values_LBSKH: jax.Array
+    segment_ids_BS: jax.Array
+    index: jax.Array
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Random parameters: N(0, 0.02), residual projections scaled by 1/sqrt(2 L), zero biases."""
+    dummy_BT = jnp.ones((1, 1), jnp.int32)
+    return Transformer(config).init(key, dummy_BT, dummy_BT * 0, dummy_BT, None)["params"]
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    cache: KVCache | None = None,
+) -> tuple[jax.Array, KVCache | None]:
+    """Hidden states after the final norm.
+
+    Args:
+      config: the shape; a static argument under `jax.jit`.
+      params: from `init` or `weights.load_pretrained`.
+      tokens_BT: int32.
+      positions_BT: int32, counted within each segment.
+      segment_ids_BT: int32, 0 = padding; tokens attend within their segment only.
+      cache: without one the T tokens attend to each other; with one they are appended at
+        `cache.index` and attend to everything the cache holds. The caller sees to it that
+        `index + T <= S`.
+
+    Returns:
+      hidden_BTD in the compute dtype, and the cache after the T tokens (None without one).
+    """
+    return Transformer(config).apply(
+        {"params": params}, tokens_BT, positions_BT, segment_ids_BT, cache
+    )
+
+
+def layer_unroll(layers: int) -> int:
+    """How many layers one step of the layer scan holds.
+
+    A loop costs XLA's CPU backend about 15% of a training step (every layer's weights and
+    gradients are copied out of and into the stacks), so shallow models are unrolled there.
+    Elsewhere one block is compiled once.
+    """
+    return layers if jax.default_backend() == "cpu" and layers <= 16 else 1
+
+
+class Transformer(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
+        c = self.config
+        x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
+        x_BTD = constrain(x_BTD, "batch", None, None)
+
+        rope_BTH = rotary_angles(c, positions_BT) if c.positions == "rope" else None
+        if cache is None:
+            kv_cache, kv_segment_ids_BS, index = None, segment_ids_BT, 0
+        else:
+            index = cache.index
+            kv_segment_ids_BS = jax.lax.dynamic_update_slice(
+                cache.segment_ids_BS, segment_ids_BT, (0, index)
+            )
+            kv_cache = (cache.keys_LBSKH, cache.values_LBSKH)
+
+        unroll = layer_unroll(c.layers)
+        blocks = nn.scan(
+            remat_block(c, in_loop=unroll < c.layers),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, *[nn.broadcast] * 4),
+            length=c.layers,
+            unroll=unroll,
+        )(c, name="blocks")
+        (x_BTD, kv_cache), _ = blocks(
+            (x_BTD, kv_cache),
+            jnp.arange(c.layers),
+            rope_BTH,
+            segment_ids_BT,
+            kv_segment_ids_BS,
+            index,
+        )
+        if c.norm_position == "pre":
+            x_BTD = Norm(c, name="final_norm")(x_BTD)
+        if not c.tied:
+            # Declared here so that `init` makes it; used by heads.py.
+            self.param("unembed", lambda key: {"kernel": _normal(key, (c.width, c.vocab_size))})
+        if cache is not None:
+            cache = KVCache(*kv_cache, kv_segment_ids_BS, index + tokens_BT.shape[1])
+        return x_BTD, cache
+
+
+class Embedding(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BT, positions_BT):
+        c = self.config
+        tokens_VD = self.param("tokens", _normal, (c.vocab_size, c.width))
+        x_BTD = tokens_VD[tokens_BT]
+        if c.positions == "learned":
+            positions_TD = self.param("positions", _normal, (c.context_length, c.width))
+            x_BTD += positions_TD[positions_BT]
+        elif c.positions == "sinusoidal":
+            x_BTD += sinusoids(positions_BT, c.width)
+        return x_BTD.astype(c.dtype)
+
+
+class Block(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, carry, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
+        x_BTD, kv_cache = carry
+        attn_norm, mlp_norm = Norm(self.config, name="attn_norm"), Norm(self.config, name="mlp_norm")
+        attn, mlp = Attention(self.config, name="attn"), MLP(self.config, name="mlp")
+        masks = (segment_ids_BT, kv_segment_ids_BS, index)
+        if self.config.norm_position == "pre":
+            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, rope_BTH, *masks)
+            x_BTD += y_BTD
+            x_BTD += mlp(mlp_norm(x_BTD))
+        else:
+            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, rope_BTH, *masks)
+            x_BTD = attn_norm(x_BTD + y_BTD)
+            x_BTD = mlp_norm(x_BTD + mlp(x_BTD))
+        return (constrain(x_BTD, "batch", None, None), kv_cache), None
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BTD, kv_cache, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index
+    ):
+        c = self.config
+        B, T, D = x_BTD.shape
+        N, K, H = c.heads, c.kv_heads, c.head_size
+        q_BTNH = _dense(self, "q", x_BTD, N * H).reshape(B, T, N, H)
+        k_BTKH = _dense(self, "k", x_BTD, K * H).reshape(B, T, K, H)
+        v_BTKH = _dense(self, "v", x_BTD, K * H).reshape(B, T, K, H)
+        if rope_BTH is not None:
+            q_BTNH, k_BTKH = rotate(q_BTNH, rope_BTH), rotate(k_BTKH, rope_BTH)
+        if kv_cache is None:
+            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+        else:
+            # Only the new entries are written: XLA updates the carried stacks in place.
+            at = (layer, 0, index, 0, 0)
+            kv_cache = tuple(
+                jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
+                for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
+            )
+            k_BSKH, v_BSKH = (stack[layer] for stack in kv_cache)
+        out_BTNH = attention(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            q_segment_ids_BT=segment_ids_BT,
+            kv_segment_ids_BS=kv_segment_ids_BS,
+            q_offset=index,
+        )
+        out_BTD = _dense(self, "out", out_BTNH.reshape(B, T, N * H), D, residual=True)
+        return out_BTD, kv_cache
+
+
+class MLP(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        up_BTF = _dense(self, "up", x_BTD, c.mlp_width)
+        if c.mlp == "swiglu":
+            up_BTF *= nn.silu(_dense(self, "gate", x_BTD, c.mlp_width))
+        else:
+            up_BTF = nn.gelu(up_BTF, approximate=True)
+        return _dense(self, "down", up_BTF, c.width, residual=True)
+
+
+class Norm(nn.Module):
+    """Layer norm or RMS norm over the last axis, in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        scale_D = self.param("scale", nn.initializers.ones, (x_BTD.shape[-1],))
+        y_BTD = x_BTD.astype(jnp.float32)
+        if c.norm == "layer":
+            y_BTD -= y_BTD.mean(axis=-1, keepdims=True)
+        variance_BT1 = jnp.square(y_BTD).mean(axis=-1, keepdims=True)
+        y_BTD *= jax.lax.rsqrt(variance_BT1 + c.norm_eps) * scale_D
+        if c.norm == "layer" and c.biases:
+            y_BTD += self.param("bias", nn.initializers.zeros, (x_BTD.shape[-1],))
+        return y_BTD.astype(c.dtype)
+
+
+def _dense(module, name: str, x_BTI: jax.Array, outputs: int, residual: bool = False) -> jax.Array:
+    """x W (+ b), with parameters `name` [I, O] and `name`_bias [O] of `module`.
+
+    The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
+    into transposed copies that cost more than the matmul itself.
+    """
+    c = module.config
+    inputs = x_BTI.shape[-1]
+    stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
+    kernel_IO = module.param(name, nn.initializers.normal(stddev), (inputs, outputs))
+    y_MO = x_BTI.reshape(-1, inputs) @ kernel_IO.astype(c.dtype)
+    if c.biases:
+        bias_O = module.param(f"{name}_bias", nn.initializers.zeros, (outputs,))
+        y_MO += bias_O.astype(c.dtype)
+    return y_MO.reshape(*x_BTI.shape[:-1], outputs)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return INIT_STDDEV * jax.random.normal(key, shape)
+
+
+def remat_block(config: ModelConfig, in_loop: bool) -> type[Block]:
+    """The block, with the checkpoint policy that `config.remat` names."""
+    if config.remat == "none":
+        return Block
+    policy = {
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "block": jax.checkpoint_policies.nothing_saveable,
+    }[config.remat]
+    # Inside a loop XLA cannot merge the recomputation with the forward pass; outside it can.
+    return nn.remat(Block, policy=policy, prevent_cse=not in_loop)
+
+
+def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
+    """Sines, then cosines, of positions (Vaswani et al. 2017, section 3.5): B x T x width."""
+    frequency = 10000.0 ** (-jnp.arange(0, width, 2) / width)
+    angle = positions_BT[..., None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> jax.Array:
+    """The angles position * theta^(-2i/H), i < H/2 (Su et al. 2021): B x T x H/2 float32."""
+    H = config.head_size
+    return positions_BT[..., None] * config.rope_theta ** (-jnp.arange(0, H, 2) / H)
+
+
+def rotate(x_BTNH: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates dimension i together with i + H/2 (the pairing of the published Llama weights)."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BTNH.dtype)

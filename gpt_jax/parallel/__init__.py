@@ -1,0 +1,1 @@
+"""Meshes and the one table of sharding rules."""

@@ -1,0 +1,209 @@
+"""`report.html`: one self-contained page for a run, with no script and nothing to fetch.
+
+It is made from whatever the run folder holds, so it can be written after every stage; a part that
+is not there yet leaves a note in its place. All text from the run is escaped.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from gpt_jax.errors import UserError
+from gpt_jax.report import plots
+from gpt_jax.report.style import CSS
+from gpt_jax.report.table import score_name, table
+from gpt_jax.report.verdict import run_verdict, stage_verdict
+from gpt_jax.train.metrics import read_metrics
+from gpt_jax.train.progress import clock
+
+STAGES = {
+    "pretrain": "Pretraining",
+    "sft": "Supervised finetuning",
+    "reward": "Reward model",
+    "ppo": "PPO",
+}
+
+
+def write_report(run_folder: str | Path) -> Path:
+    """Writes `run_folder/report.html` and returns its path.
+
+    Args:
+        run_folder: a whole run (with pretrain/, sft/, reward/, ppo/ inside), or one stage's folder.
+
+    Raises:
+        UserError: there is no such folder, or one of its files is damaged.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run folder; give one under runs/.")
+    page = folder / "report.html"
+    partial = page.with_suffix(".partial")
+    partial.write_text(_page(folder), encoding="utf-8")
+    os.replace(partial, page)
+    return page
+
+
+def _page(folder: Path) -> str:
+    results = _read_json(folder / "results.json")
+    config = _read_json(folder / "config.json")
+    rows = read_metrics(folder)
+    seconds = results.get("seconds", {})
+    if rows:  # one stage's folder
+        verdict = run_verdict(results) if results.get("models") else stage_verdict(rows)
+        sections = [_results(results) if results.get("models") else ""]
+        sections += ['<h2>Training</h2><div class="stages">', _stage(folder.name, rows, {}), "</div>"]
+    else:
+        verdict = run_verdict(results)
+        stages = [_stage(name, read_metrics(folder / name), seconds) for name in STAGES]
+        sections = [_results(results), "<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
+    if results.get("samples") or not rows:
+        sections.append(_samples(results.get("samples", [])))
+    title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<header>
+<h1>{escape(title)}</h1>
+<p class="verdict">{escape(verdict)}</p>
+<p class="soft">{escape(_facts(results))}</p>
+</header>
+<main>
+{"".join(sections)}
+<h2>Run it again</h2>
+<pre class="command">{escape(_command(results, folder))}</pre>
+{_config(config)}
+</main>
+<footer>Made by gpt_jax from the files of the run folder.</footer>
+</body>
+</html>
+"""
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; delete it and run the same command again.") from error
+
+
+def _facts(results: Mapping) -> str:
+    facts = [f"{name} {results[name]}" for name in ("preset", "seed", "device") if name in results]
+    if results.get("seconds"):
+        facts.append(f"{clock(sum(results['seconds'].values()))} in all")
+    return " \N{MIDDLE DOT} ".join(facts)
+
+
+def _command(results: Mapping, folder: Path) -> str:
+    """The command as it was given, if the run noted it; else the one its facts amount to."""
+    if "command" in results:
+        return results["command"]
+    parts = ["python", "-m", f"experiments.{results.get('experiment', folder.resolve().name)}"]
+    for option in ("preset", "seed"):
+        if option in results:
+            parts += [f"--{option}", str(results[option])]
+    return shlex.join([*parts, "--run-dir", str(folder)])
+
+
+def _config(config: Mapping) -> str:
+    if not config:
+        return _note("config.json is not there.")
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
+    return f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _figure(title: str, svg: str) -> str:
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
+
+
+def _model(name: str) -> str:
+    return f'<span class="dot" style="background: {plots.model_color(name)}"></span>{escape(name)}'
+
+
+def _results(results: Mapping) -> str:
+    models = results.get("models", [])
+    if not models:
+        return "<h2>Results</h2>" + _note("The models have not been evaluated yet.")
+    score = score_name(models)
+    explanation = (
+        "In brackets: 95% interval. Shaded: the best of its column. "
+        + {
+            "gold": "The gold score measures an answer against the ground truth.",
+            "reward": "The reward is the trained reward model's own score: PPO maximises it, "
+            "so it is a poor judge of PPO.",
+        }[score]
+    )
+    figures = [_figure(title, svg) for title, svg in plots.result_charts(results).items()]
+    return (
+        f'<h2>Results</h2><p class="soft">{explanation}</p>{_results_table(results)}'
+        f'<div class="pair" style="margin-top: 1.5rem">{"".join(figures)}</div>'
+    )
+
+
+def _results_table(results: Mapping) -> str:
+    headings, rows, best = table(results)
+    body = []
+    for cells, marks in zip(rows, best, strict=True):
+        row = [f"<td>{_model(cells[0])}</td>"]
+        for heading, cell, mark in list(zip(headings, cells, marks, strict=True))[1:]:
+            value, bracket, interval = escape(cell).partition(" [")
+            small = f" <small>[{interval}</small>" if bracket else ""
+            row.append(
+                f'<td data-label="{escape(heading)}"{" class=best" * mark}>'
+                f'<span class="value">{value}{small}</span></td>'
+            )
+        body.append(f"<tr>{''.join(row)}</tr>")
+    return _table("results", [escape(heading) for heading in headings], body)
+
+
+def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
+    return (
+        f'<table class="{name}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _stage(name: str, rows: Sequence[Mapping], seconds: Mapping) -> str:
+    title = STAGES.get(name, name)
+    if not rows:
+        note = _note("No metrics yet: this stage has not begun.")
+        return f'<section class="stage"><h3>{escape(title)}</h3>{note}</section>'
+    took = f" It took {clock(seconds[name])}." if name in seconds else ""
+    charts = plots.stage_charts(rows)
+    size = "many" if len(charts) > 1 else "one"
+    figures = "".join(_figure(chart, svg) for chart, svg in charts.items())
+    return (
+        f'<section class="stage {size}"><h3>{escape(title)}</h3>'
+        f'<p class="soft">{escape(stage_verdict(rows) + took)}</p>'
+        f'<div class="charts">{figures}</div></section>'
+    )
+
+
+def _samples(samples: Sequence[Mapping]) -> str:
+    title = "<h2>The same prompts after every stage</h2>"
+    if not samples:
+        return title + _note("No samples yet.")
+    names = list(dict.fromkeys(name for sample in samples for name in sample["answers"]))
+    body = []
+    for sample in samples:
+        row = [f"<td>{escape(sample['prompt'].strip())}</td>"]
+        for name in names:
+            answer = sample["answers"].get(name, "").strip()
+            text, empty = (escape(answer), "") if answer else ("nothing", " class=empty")
+            row.append(f'<td data-label="{escape(name)}"{empty}>{text}</td>')
+        body.append(f"<tr>{''.join(row)}</tr>")
+    return title + _table("samples", ["prompt", *map(_model, names)], body)

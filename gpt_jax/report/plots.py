@@ -1,0 +1,297 @@
+"""Plots as SVG text: pure functions, numbers in, one `<svg>` element out.
+
+The elements can be put straight into a page or a notebook (`IPython.display.SVG`). They have no
+background, and draw text and axes in `currentColor`, so that the page decides on light or dark.
+The same numbers give the same bytes.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from gpt_jax.report.table import score_name
+
+# Okabe and Ito's colours, which every common kind of colour-blindness can tell apart.
+BLUE, ORANGE, GREEN, PINK = "#0f86c9", "#e69f00", "#009e73", "#cc79a7"
+GREY, SLATE = "#8b929c", "#6b7380"
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+_WIDE, _SMALL = (4.9, 2.8), (3.7, 2.5)  # inches; two or three to a row on a desk, one on a phone
+_POINTS = 300  # per line, at most
+_COORDINATE = r"(?<![>\d\N{MINUS SIGN}])\d+\.\d{3,}"  # and not a label's number, which follows >
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+    "svg.hashsalt": "gpt_jax",  # the same ids in every run
+    "font.size": 9.5,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "path.simplify_threshold": 0.5,
+}
+
+
+class Line(NamedTuple):
+    """One line of a chart: the metric's name, what the legend calls it, and its colour."""
+
+    metric: str
+    label: str
+    color: str
+    dots: bool = False  # sparse measurements (evaluation): joined dots, not smoothed
+
+
+class Chart(NamedTuple):
+    """What to draw of a stage's metrics."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+
+
+LANGUAGE_MODEL = (
+    Chart(
+        "Loss",
+        "loss (nats per token)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+)
+REWARD_MODEL = (
+    Chart("Loss", "loss (nats per comparison)", (Line("loss", "train", BLUE),)),
+    Chart(
+        "Accuracy",
+        "pairs ranked right (fraction)",
+        (Line("accuracy", "train", BLUE), Line("eval/accuracy", "held out", ORANGE, dots=True)),
+    ),
+    Chart("Margin", "score of chosen \N{MINUS SIGN} rejected", (Line("margin", "margin", BLUE),)),
+)
+PPO = (
+    Chart(
+        "Reward",
+        "score per answer",
+        (
+            Line("objective/scores", "reward model", BLUE),
+            Line("objective/rlhf_reward", "with KL penalty", ORANGE),
+        ),
+    ),
+    Chart("KL from SFT", "KL (nats per answer)", (Line("objective/kl", "KL", BLUE),)),
+    Chart("Entropy", "entropy (nats per answer)", (Line("objective/entropy", "entropy", BLUE),)),
+    Chart(
+        "Clip fraction",
+        "clipped (fraction of tokens)",
+        (
+            Line("policy/clipfrac_avg", "policy", BLUE),
+            Line("val/clipfrac_avg", "value", ORANGE),
+        ),
+    ),
+    Chart("Value loss", "squared error of the value", (Line("loss/value_avg", "value", BLUE),)),
+    Chart("KL coefficient", "beta", (Line("objective/kl_coef", "beta", BLUE),)),
+)
+
+
+def result_charts(results: Mapping) -> dict[str, str]:
+    """{title: svg} of results.json: the models' scores, and the reward model beside baselines."""
+    charts = {}
+    models, reward_model = results.get("models", []), results.get("reward_model")
+    score = score_name(models)
+    if any(model.get(score) for model in models):
+        charts[f"{score.capitalize()} score"] = model_scores(models, score)
+    if reward_model:
+        title = f"Reward model, on {reward_model['pairs']:,} held-out comparisons"
+        charts[title] = reward_model_accuracy(reward_model)
+    return charts
+
+
+def stage_charts(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """{title: svg} of all that a stage's metrics hold; the names tell which stage it is."""
+    names = set().union(*rows)
+    if "objective/kl" in names:
+        charts = PPO
+    elif "accuracy" in names:
+        charts = REWARD_MODEL
+    else:
+        charts = LANGUAGE_MODEL
+    charts = [chart for chart in charts if any(line.metric in names for line in chart.lines)]
+    size = _WIDE if len(charts) == 1 else _SMALL
+    return {chart.title: curve(rows, chart, size) for chart in charts}
+
+
+@matplotlib.rc_context(_STYLE)
+def curve(
+    rows: Sequence[Mapping[str, float]], chart: Chart, size: tuple[float, float] = _WIDE
+) -> str:
+    """A chart against the step: the measured line pale, its running mean on top.
+
+    Args:
+        rows: as `read_metrics` gives them; a row may lack a metric, and NaN is left out.
+        size: width and height in inches, which set how large the letters look.
+    """
+    figure, axes = _figure(size)
+    drawn = 0
+    for line in chart.lines:
+        points = [(row["step"], row[line.metric]) for row in rows if line.metric in row]
+        points = np.array([point for point in points if math.isfinite(point[1])])
+        if not len(points):
+            continue
+        drawn += 1
+        x, y = _thin(points).T
+        if line.dots:
+            axes.plot(x, y, "o-", color=line.color, label=line.label, markersize=3.5, linewidth=1.2)
+        else:
+            axes.plot(x, y, color=line.color, alpha=0.3, linewidth=0.9)
+            axes.plot(x, smooth(y), color=line.color, label=line.label)
+    axes.set_xlabel("step")
+    axes.set_ylabel(chart.unit)
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(nbins=6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if drawn > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0, 1, 0.1), ncols=drawn, borderpad=0)
+    return _svg(figure, f"{chart.title} against the step")
+
+
+@matplotlib.rc_context(_STYLE)
+def model_scores(models: Sequence[Mapping], score: str) -> str:
+    """Every model's mean with its 95% interval.
+
+    Args:
+        models: results.json's models; those without the score are left out.
+        score: "gold" or "reward".
+    """
+    models = [model for model in models if model.get(score)]
+    figure, axes = _figure((_WIDE[0], 0.75 + 0.42 * len(models)))
+    for place, model in enumerate(models):
+        value, low, high = model[score]
+        color = model_color(model["name"])
+        axes.errorbar(
+            value, place, xerr=[[value - low], [high - value]],
+            fmt="o", color=color, markersize=7, elinewidth=2.2, capsize=4, capthick=2.2,
+        )  # fmt: skip
+        axes.annotate(
+            _signed(value), (value, place), (0, 7), textcoords="offset points", ha="center",
+            weight="bold", fontsize=9,
+        )  # fmt: skip
+    axes.set_yticks(range(len(models)), [model["name"] for model in models])
+    axes.set_ylim(len(models) - 0.5, -0.75)
+    axes.margins(x=0.1)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"{score} score, mean and 95% interval")
+    return _svg(figure, f"{score} score of every model with its 95% interval")
+
+
+@matplotlib.rc_context(_STYLE)
+def reward_model_accuracy(reward_model: Mapping) -> str:
+    """Held-out accuracy of the reward model with its 95% interval, beside what is easy to get."""
+    accuracy, low, high = reward_model["accuracy"]
+    bars = [("reward model", accuracy, BLUE)]
+    for name, key in (("bag of words", "bag_of_words"), ("longer answer", "longer_answer")):
+        value = reward_model.get(f"{key}_baseline")
+        if value is not None:
+            bars.append((name, value, SLATE))
+    names, values, colors = zip(*bars, strict=True)
+    figure, axes = _figure((_WIDE[0], 0.85 + 0.38 * len(bars)))
+    axes.barh(names, values, height=0.6, color=colors)
+    axes.errorbar(
+        accuracy, 0, xerr=[[accuracy - low], [high - accuracy]], color=_INK, capsize=3, elinewidth=1
+    )
+    for place, value in enumerate(values):
+        axes.annotate(
+            f"{value:.3f}", (0, place), (6, 0), textcoords="offset points", va="center",
+            color="white", weight="bold",
+        )  # fmt: skip
+    axes.axvline(0.5, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
+    axes.annotate(
+        "coin toss", (0.5, -0.55), (3, 0), textcoords="offset points", fontsize=8, alpha=0.8
+    )
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_ylim(len(bars) - 0.5, -0.8)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("held-out pairs ranked right (fraction)")
+    return _svg(figure, "Accuracy of the reward model beside its baselines")
+
+
+def gallery(charts: Mapping[str, str]) -> str:
+    """{title: svg} -> HTML that shows them side by side, for a notebook."""
+    figures = (
+        f'<figure style="margin: 0; flex: 1 1 300px; max-width: 460px">'
+        f"<figcaption><b>{html.escape(title)}</b></figcaption>{svg}</figure>"
+        for title, svg in charts.items()
+    )
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 24px">{"".join(figures)}</div>'
+
+
+def model_color(name: str) -> str:
+    """One colour per model, on every chart and in every table."""
+    colors = {"base": GREY, "SFT": BLUE, "PPO": GREEN}
+    return ORANGE if name.startswith("best-of-") else colors.get(name, PINK)
+
+
+def smooth(values: np.ndarray, span: float = 0.06) -> np.ndarray:
+    """Centred running mean over `span` of the points, narrower near the ends so as not to bend."""
+    place = np.arange(len(values))
+    half = np.minimum(int(span * len(values) / 2), np.minimum(place, place[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[place + half + 1] - sums[place - half]) / (2 * half + 1)
+
+
+def _thin(points: np.ndarray) -> np.ndarray:
+    """[N, 2] -> at most _POINTS rows, each the mean of its neighbours, which keeps files small."""
+    if len(points) <= _POINTS:
+        return points
+    return np.stack([part.mean(axis=0) for part in np.array_split(points, _POINTS)])
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _figure(size: tuple[float, float]):
+    # Not through pyplot: no global state, no window system, nothing to close.
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots()
+
+
+@matplotlib.rc_context(_STYLE)
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)  # not unique among a page's plots
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    svg = re.sub(_COORDINATE, lambda number: f"{float(number.group()):.2f}", svg)
+    svg = svg.replace(_INK, "currentColor")
+    width = float(re.search(r'<svg[^>]* width="([0-9.]+)pt"', svg).group(1))
+    svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
+    label = html.escape(title)
+    shape = f'role="img" aria-label="{label}" '
+    shape += f'style="width: 100%; max-width: {1.7 * width:.0f}px; stroke-linejoin: round"'
+    return svg.replace("<svg", f"<svg {shape}", 1).strip()

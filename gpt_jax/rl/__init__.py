@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback: advantages, KL, rewards and the PPO iteration."""

@@ -1,0 +1,163 @@
+"""Comparing policies on held-out prompts: sampling, best-of-n, KL, intervals."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax import keys
+from gpt_jax.data.batches import Prompts
+from gpt_jax.generate.sampler import Rollout, generate
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.rl.ppo import completion_logprobs
+from gpt_jax.rl.rewards import Reward, split_rows
+from gpt_jax.text.tokenizer import Tokenizer
+
+BATCH = 128  # rows per compiled call
+
+
+class Answers(NamedTuple):
+    """One answer to each of N prompts, on the host.
+
+    Attributes:
+      rollout: the tokens, a Rollout of NumPy arrays with N rows.
+      texts: N decoded completions.
+      stopped: N bools.
+    """
+
+    rollout: Rollout
+    texts: list[str]
+    stopped: list[bool]
+
+
+def sample(
+    model: ModelConfig,
+    params: dict,
+    prompts: Prompts,
+    tokenizer: Tokenizer,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    purpose: str = "evaluation",
+) -> Answers:
+    """One answer per prompt; each has its own key, from (seed, row, purpose)."""
+
+    @jax.jit
+    def batch_of(params, prompts, row_ids_B):
+        return generate(
+            model,
+            params,
+            prompts,
+            keys.derive(seed, 0, purpose),
+            max_new_tokens=max_new_tokens,
+            stop_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            temperature=temperature,
+            row_ids_B=row_ids_B,
+        )
+
+    n = len(prompts.tokens_BP)
+    row_ids = np.arange(n + -n % BATCH)
+    parts = [
+        batch_of(params, batch, row_ids[i * BATCH : (i + 1) * BATCH])
+        for i, batch in enumerate(_batches(_fill(prompts)))
+    ]
+    return _answers(_join(parts, n), tokenizer)
+
+
+def best_of(
+    n: int, candidates: list[Answers], reward: Reward, tokenizer: Tokenizer
+) -> Answers:
+    """Of each prompt's first n candidates, the one that the reward likes best."""
+    scores = np.stack([score(c, reward) for c in candidates[:n]])
+    best = scores.argmax(axis=0)
+    rollout = jax.tree.map(
+        lambda *xs: np.stack(xs)[best, np.arange(len(best))],
+        *[c.rollout for c in candidates[:n]],
+    )
+    return _answers(rollout, tokenizer)
+
+
+def score(answers: Answers, reward: Reward) -> np.ndarray:
+    """The reward of every answer, float32 (N,)."""
+    compute = jax.jit(lambda reward, rollout: reward(rollout))
+    if not isinstance(reward, jax.tree_util.Partial):
+        return np.asarray(reward(answers.rollout))
+    n = len(answers.texts)
+    return _join([compute(reward, b) for b in _batches(_fill(answers.rollout))], n)
+
+
+def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
+    """The same answers behind other prompts (a base model is asked in another layout)."""
+    old = answers.rollout
+    c = old.mask_BC.shape[1]
+    real_BC = old.mask_BC.astype(np.int32)
+    lengths_B1 = (prompts.segment_ids_BP > 0).sum(1, keepdims=True)
+    rollout = old._replace(
+        tokens_BT=np.concatenate([prompts.tokens_BP, old.tokens_BT[:, -c:]], 1),
+        positions_BT=np.concatenate(
+            [prompts.positions_BP, (lengths_B1 + np.arange(c)) * real_BC], 1, dtype=np.int32
+        ),
+        segment_ids_BT=np.concatenate([prompts.segment_ids_BP, real_BC], 1),
+    )
+    return answers._replace(rollout=rollout)
+
+
+def divergence(
+    model: ModelConfig, params: dict, reference: dict, answers: Answers, temperature: float
+) -> dict[str, float]:
+    """KL(policy || reference) in nats per answer (k1) and the policy's entropy per token."""
+
+    @jax.jit
+    def sums(params, reference, rollout):
+        logprobs, entropy = completion_logprobs(model, params, rollout, temperature)
+        reference_logprobs, _ = completion_logprobs(model, reference, rollout, temperature)
+        return jnp.sum(logprobs - reference_logprobs), jnp.sum(entropy)
+
+    batches = _batches(_fill(answers.rollout))
+    parts = jax.device_get([sums(params, reference, batch) for batch in batches])
+    kl, entropy = np.sum(parts, axis=0, dtype=np.float64)
+    tokens = float(answers.rollout.mask_BC.sum())
+    return {"kl": kl / len(answers.texts), "entropy": entropy / tokens}
+
+
+def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
+    rows = split_rows(rollout)
+    return Answers(
+        rollout,
+        [tokenizer.decode(completion).strip() for _, completion, _ in rows],
+        [stopped for *_, stopped in rows],
+    )
+
+
+def _fill(bundle):
+    """Repeats the last row up to whole batches (an empty row could not be sampled from)."""
+    missing = -len(bundle[0]) % BATCH
+    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, 0)]), bundle)
+
+
+def _batches(bundle):
+    n = len(bundle[0])
+    return [jax.tree.map(lambda x, i=i: x[i : i + BATCH], bundle) for i in range(0, n, BATCH)]
+
+
+def _join(parts, n: int):
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *jax.device_get(parts))
+
+
+def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
+    """[mean, low, high] with a 95% percentile bootstrap interval over prompts (Efron 1979)."""
+    values = np.asarray(values, np.float64)
+    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return [float(values.mean()), float(low), float(high)]
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
+    """[mean, low, high] of the share of prompts on which `ours` scores higher; a tie is half."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    return mean_interval((ours > theirs) + 0.5 * (ours == theirs))

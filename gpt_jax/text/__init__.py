@@ -1,0 +1,1 @@
+"""Bytes -> tokens: the tokenizer and the chat layout."""

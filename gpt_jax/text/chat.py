@@ -1,0 +1,61 @@
+"""Messages -> token ids and loss mask: the only place where turns are laid out or a mask is made.
+
+    <|system|>be brief<|user|>hello<|assistant|>hi!<eos><|user|>bye<|assistant|>bye!<eos>
+
+What the assistant says, and the <eos> that ends it, is trained on (mask 1); all else is context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from gpt_jax.text.tokenizer import Tokenizer
+
+
+class Message(TypedDict):
+    role: str  # "system", "user" or "assistant"
+    content: str
+
+
+def _turn_opener(role: str, tokenizer: Tokenizer) -> int:
+    return {
+        "system": tokenizer.system_id,
+        "user": tokenizer.user_id,
+        "assistant": tokenizer.assistant_id,
+    }[role]
+
+
+def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """A conversation as (ids, mask), both of length T; mask is 1 on the assistant's words and <eos>."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for message in messages:
+        spoken = message["role"] == "assistant"
+        content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * spoken
+        ids += [_turn_opener(message["role"], tokenizer), *content]
+        mask += [0] + [int(spoken)] * len(content)
+    return ids, mask
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """A conversation that waits for the assistant: ends with <|assistant|>."""
+    ids, _ = render(messages, tokenizer)
+    return [*ids, tokenizer.assistant_id]
+
+
+def render_completion(text: str, stopped: bool, tokenizer: Tokenizer) -> list[int]:
+    """What follows a prompt: the text, and <eos> if the assistant stopped by itself."""
+    return tokenizer.encode(text) + [tokenizer.eos_id] * stopped
+
+
+def render_document(text: str, tokenizer: Tokenizer) -> list[int]:
+    """A pretraining document between two <eos>: the first opens it, the last is learned."""
+    return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+
+
+def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The conversation as a plain document for a base model, which never saw the chat tokens."""
+    names = {"system": "System", "user": "User", "assistant": "Assistant"}
+    lines = [f"{names[m['role']]}: {m['content']}\n" for m in messages]
+    return [tokenizer.eos_id, *tokenizer.encode("".join(lines) + "Assistant:")]

@@ -1,0 +1,87 @@
+"""The command line of an experiment: `--preset` first, every other option on top of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich
+import tyro
+
+from gpt_jax.data.sources import DataConfig
+from gpt_jax.errors import UserError
+from gpt_jax.parallel.mesh import MeshConfig
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every experiment takes first."""
+
+    preset: str = "tiny"
+    """Where the other defaults come from: smoke (under a minute), tiny (a laptop CPU) or colab
+    (one TPU chip or GPU)."""
+    seed: int = 0
+    """Of everything random: data order, initialisation, sampling."""
+    run_dir: str
+    """Folder of the run; the same command on the same folder resumes."""
+    mesh: MeshConfig = MeshConfig()
+    """How the devices are arranged."""
+    data: DataConfig = DataConfig()
+    """What is trained on."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+
+def shared(config: Common, **changes: Any) -> dict[str, Any]:
+    """The `Common` fields of a configuration, to build another experiment's from."""
+    names = [field.name for field in dataclasses.fields(Common)]
+    return {name: getattr(config, name) for name in names} | changes
+
+
+def run(
+    main: Callable[[Config], Any], presets: dict[str, Callable[[], Config]], description: str
+) -> None:
+    """Parses the command line over the chosen preset and runs `main`.
+
+    Exit codes: 0 done; 2 something to mend, said in one sentence; 130 interrupted.
+    """
+    try:
+        main(parse(sys.argv[1:], presets, description))
+    except UserError as error:
+        rich.get_console().print()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(arguments: list[str], presets: dict[str, Callable[[], Config]], description: str) -> Config:
+    """The preset named in the arguments, changed by the rest of them."""
+    name = "tiny"
+    for before, argument in zip([""] + arguments, arguments, strict=False):
+        if before == "--preset":
+            name = argument
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    if name not in presets:
+        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
+    default = presets[name]()
+    return tyro.cli(type(default), default=default, args=arguments, description=description)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, so a resumed run starts at once."""
+    import jax
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpt_jax" / "xla"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder))

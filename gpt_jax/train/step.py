@@ -1,0 +1,77 @@
+"""The train step: pure, donated, jitted once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt_jax import keys
+from gpt_jax.errors import UserError
+from gpt_jax.losses.lm import Loss, Metrics
+from gpt_jax.train.state import TrainState
+
+LossFn = Callable[[dict, Any, jax.Array], Loss]
+
+
+def make_train_step(
+    loss: LossFn, optimizer: optax.GradientTransformation, *, seed: int = 0, accumulate: int = 1
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Returns `train_step(state, batch) -> (state, metrics)`; the old state is donated.
+
+    Args:
+      loss: `loss(params, batch, key) -> (numerator, denominator, metrics)`. Numerators and
+        denominators are summed over micro-batches and devices and divided once, so neither
+        accumulation nor padding nor the number of devices changes the update.
+      optimizer: an optax transformation.
+      seed: of the keys the loss receives.
+      accumulate: micro-batches per update; must divide the rows of the batch.
+    """
+
+    def gradient_sums(params, batch, key):
+        def numerator(params):
+            total, count, metrics = loss(params, batch, key)
+            return total, (count, metrics)
+
+        (_, (count, metrics)), grads = jax.value_and_grad(numerator, has_aux=True)(params)
+        return grads, count, metrics
+
+    def accumulated(params, batch, key):
+        if accumulate == 1:
+            return gradient_sums(params, batch, key)
+
+        def deal(x):
+            if x.shape[0] % accumulate:
+                raise UserError(
+                    f"a batch of {x.shape[0]} rows does not divide into {accumulate} "
+                    "micro-batches; change the batch size or accumulate"
+                )
+            # Row i goes to micro-batch i mod A, so every device keeps its own rows.
+            return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        def add(sums, micro):
+            index, batch = micro
+            more = gradient_sums(params, batch, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, sums, more), None
+
+        micros = (jnp.arange(accumulate), jax.tree.map(deal, batch))
+        first = jax.tree.map(lambda x: x[0], micros)
+        shapes = jax.eval_shape(lambda m: gradient_sums(params, m[1], key), first)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(add, zeros, micros)[0]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = keys.derive(seed, state.step, "loss")
+        grads, count, metrics = accumulated(state.params, batch, key)
+        grads = jax.tree.map(lambda g: g / count, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
+        return TrainState(state.step + 1, params, opt_state, state.extras), metrics
+
+    return train_step

@@ -1,0 +1,50 @@
+"""gpt_jax: the whole ChatGPT recipe in JAX."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="gpt_jax",
+    version="0.1.0",
+    description="The whole ChatGPT recipe in JAX: pretraining, SFT, reward model, PPO",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*"]),
+    install_requires=[
+        "array-record>=0.5",
+        "chex>=0.1.90",
+        "flax>=0.12",
+        "importlib-resources>=6",  # tensorflow-datasets imports it and does not say so
+        "jax>=0.10,<0.12",
+        "matplotlib>=3.8",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11",
+        "rich>=13",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "tensorflow-datasets>=4.9.8",
+        "tokenizers>=0.21",
+        "tyro>=0.9",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "wandb": ["wandb>=0.17"],
+        "test": [
+            "hypothesis>=6",
+            "ipykernel>=6",
+            "nbclient>=0.10",
+            "nbformat>=5",
+            "pytest>=8",
+            "tensorboardX>=2.6",
+        ],
+        # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
+        "parity": ["torch==2.13.0", "transformers>=4.50"],
+        "dev": ["ruff>=0.11"],
+    },
+)
