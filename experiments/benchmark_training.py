@@ -31,6 +31,7 @@ import optax
 from gpt_jax.errors import UserError
 from gpt_jax.models import ModelConfig, forward, init, token_logprobs
 from gpt_jax.models.presets import tiny
+from gpt_jax.parallel.host import keep_freed_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Benchmark:
 
 def main(benchmark: Benchmark, output: Path | None = None) -> dict[str, float]:
     """Prints the table and returns {contestant: tokens per second, "ratio": ...}."""
+    keep_freed_memory()
     config = tiny(vocab_size=benchmark.vocab_size)
     shape = (benchmark.batch, config.context_length)
     tokens_BT = np.random.default_rng(0).integers(0, config.vocab_size, shape, np.int32)

@@ -66,11 +66,11 @@ def load(
         UserError: nothing to load there, or an option the model cannot meet.
     """
     config, params, tokenizer = load_model(stage_folder(Path(run_folder), stage))
-    limit = max_new_tokens or min(256, config.context_length // 2)
+    limit = min(256, config.context_length // 2) if max_new_tokens is None else max_new_tokens
     if not 0 < limit < config.context_length:
         raise UserError(
             f"--max-new-tokens {limit} does not fit the model's context of "
-            f"{config.context_length} tokens; give a number between 1 and half of that."
+            f"{config.context_length} tokens; give 1 to {config.context_length - 1}."
         )
     if temperature < 0:
         raise UserError(f"--temperature {temperature} is below 0; give 0 or more.")

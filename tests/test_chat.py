@@ -41,7 +41,8 @@ HISTORY = [
 
 
 @pytest.mark.parametrize(
-    "limit, kept", [(15, "ss aaaa bbbb cc dd e"), (14, "ss cc dd e"), (7, "ss cc dd e"), (6, "ss e")]
+    "limit, kept",
+    [(15, "ss aaaa bbbb cc dd e"), (14, "ss cc dd e"), (7, "ss cc dd e"), (6, "ss e")],
 )
 def test_the_oldest_turns_go_first_and_the_rules_stay(limit, kept):
     assert " ".join(m["content"] for m in fit(HISTORY, _count, limit)) == kept

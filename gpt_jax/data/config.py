@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
-from gpt_jax.data import schemas, sources
+from gpt_jax.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +41,12 @@ class DataConfig:
           UserError: naming file and row, if anything is missing or broken.
         """
         if kind == "comparisons" and split == "test" and self.test_comparisons:
-            return _read(self.test_comparisons, kind, "all", 0.0)
+            return _read(self.test_comparisons, kind, "all")
         if kind == "prompts" and self.prompts is None and self.comparisons != sources.MICROWORLD:
             return [{"prompt": row["prompt"]} for row in self.read("comparisons", split)]
         spec = getattr(self, kind) or sources.MICROWORLD
         if kind == "comparisons" and self.test_comparisons:
-            return _read(spec, kind, "all", 0.0)
+            return _read(spec, kind, "all")
         return _read(spec, kind, split, self.label_noise if split == "train" else 0.0)
 
     def check(self) -> None:
@@ -55,3 +54,8 @@ class DataConfig:
         for kind in ("text", "demonstrations", "comparisons", "prompts"):
             for split in ("train", "test"):
                 self.read(kind, split)
+
+
+@functools.cache  # the stages of one program share what they read
+def _read(spec: str, kind: str, split: str, label_noise: float = 0.0) -> list[dict]:
+    return sources.read(spec, kind, split, label_noise=label_noise)

@@ -248,11 +248,37 @@ def _dense(module, name: str, x_BTI: jax.Array, outputs: int, residual: bool = F
     inputs = x_BTI.shape[-1]
     stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
     kernel_IO = module.param(name, nn.initializers.normal(stddev), (inputs, outputs))
-    y_MO = x_BTI.reshape(-1, inputs) @ kernel_IO.astype(c.dtype)
+    y_MO = matmul(x_BTI.reshape(-1, inputs), kernel_IO.astype(c.dtype))
     if c.biases:
         bias_O = module.param(f"{name}_bias", nn.initializers.zeros, (outputs,))
         y_MO += bias_O.astype(c.dtype)
     return y_MO.reshape(*x_BTI.shape[:-1], outputs)
+
+
+@jax.custom_vjp
+def matmul(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+    """x W, whose weight gradient transposes the narrower of its two operands.
+
+    XLA's CPU backend copies the transposed operand, so x^T g is slow where x is wide; there
+    (g^T x)^T transposes g and the small result. The barrier keeps XLA from folding it back.
+    """
+    return x_MI @ kernel_IO
+
+
+def _matmul_forward(x_MI, kernel_IO):
+    return x_MI @ kernel_IO, (x_MI, kernel_IO)
+
+
+def _matmul_backward(residuals, gradient_MO):
+    x_MI, kernel_IO = residuals
+    if x_MI.shape[1] > gradient_MO.shape[1]:
+        kernel_gradient_IO = jax.lax.optimization_barrier(gradient_MO.T @ x_MI).T
+    else:
+        kernel_gradient_IO = x_MI.T @ gradient_MO
+    return gradient_MO @ kernel_IO.T, kernel_gradient_IO
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -50,15 +50,16 @@ def _page(folder: Path) -> str:
     results = _read_json(folder / "results.json")
     config = _read_json(folder / "config.json")
     rows = read_metrics(folder)
-    seconds = results.get("seconds", {})
+    evaluated = bool(results.get("models"))
     if rows:  # one stage's folder
-        verdict = run_verdict(results) if results.get("models") else stage_verdict(rows)
-        sections = [_results(results) if results.get("models") else ""]
-        sections += ['<h2>Training</h2><div class="stages">', _stage(folder.name, rows, {}), "</div>"]
+        verdict = run_verdict(results) if evaluated else stage_verdict(rows)
+        stages = [_stage(folder.resolve().name, rows, stage_verdict(rows) if evaluated else "")]
     else:
         verdict = run_verdict(results)
-        stages = [_stage(name, read_metrics(folder / name), seconds) for name in STAGES]
-        sections = [_results(results), "<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
+        stages = [_stage_of_run(folder, name, results.get("seconds", {})) for name in STAGES]
+        results = {"experiment": "rlhf"} | results
+    sections = [_results(results)] if evaluated or not rows else []
+    sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
     title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
@@ -80,7 +81,7 @@ def _page(folder: Path) -> str:
 <main>
 {"".join(sections)}
 <h2>Run it again</h2>
-<pre class="command">{escape(_command(results, folder))}</pre>
+{_command(results, config, folder)}
 {_config(config)}
 </main>
 <footer>Made by gpt_jax from the files of the run folder.</footer>
@@ -103,15 +104,20 @@ def _facts(results: Mapping) -> str:
     return " \N{MIDDLE DOT} ".join(facts)
 
 
-def _command(results: Mapping, folder: Path) -> str:
+def _command(results: Mapping, config: Mapping, folder: Path) -> str:
     """The command as it was given, if the run noted it; else the one its facts amount to."""
-    if "command" in results:
-        return results["command"]
-    parts = ["python", "-m", f"experiments.{results.get('experiment', folder.resolve().name)}"]
-    for option in ("preset", "seed"):
-        if option in results:
-            parts += [f"--{option}", str(results[option])]
-    return shlex.join([*parts, "--run-dir", str(folder)])
+    facts = config | results
+    if "command" in facts:
+        command = facts["command"]
+    elif "experiment" in facts:
+        parts = ["python", "-m", f"experiments.{facts['experiment']}"]
+        for option in ("preset", "seed"):
+            if option in facts:
+                parts += [f"--{option}", str(facts[option])]
+        command = shlex.join([*parts, "--run-dir", str(folder)])
+    else:
+        return _note("The run folder does not say which command made it.")
+    return f'<pre class="command">{escape(command)}</pre>'
 
 
 def _config(config: Mapping) -> str:
@@ -139,7 +145,8 @@ def _results(results: Mapping) -> str:
         return "<h2>Results</h2>" + _note("The models have not been evaluated yet.")
     score = score_name(models)
     explanation = (
-        "In brackets: 95% interval. Shaded: the best of its column. "
+        "In brackets: 95% interval. Shaded: the best of its column. KL is measured from the SFT "
+        "model, per answer; entropy is per token, in nats. "
         + {
             "gold": "The gold score measures an answer against the ground truth.",
             "reward": "The reward is the trained reward model's own score: PPO maximises it, "
@@ -177,19 +184,23 @@ def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
     )
 
 
-def _stage(name: str, rows: Sequence[Mapping], seconds: Mapping) -> str:
+def _stage_of_run(folder: Path, name: str, seconds: Mapping) -> str:
+    rows = read_metrics(folder / name)
+    took = f" It took {clock(seconds[name])}." if name in seconds else ""
+    return _stage(name, rows, stage_verdict(rows) + took)
+
+
+def _stage(name: str, rows: Sequence[Mapping], sentence: str) -> str:
     title = STAGES.get(name, name)
     if not rows:
         note = _note("No metrics yet: this stage has not begun.")
         return f'<section class="stage"><h3>{escape(title)}</h3>{note}</section>'
-    took = f" It took {clock(seconds[name])}." if name in seconds else ""
     charts = plots.stage_charts(rows)
     size = "many" if len(charts) > 1 else "one"
     figures = "".join(_figure(chart, svg) for chart, svg in charts.items())
     return (
         f'<section class="stage {size}"><h3>{escape(title)}</h3>'
-        f'<p class="soft">{escape(stage_verdict(rows) + took)}</p>'
-        f'<div class="charts">{figures}</div></section>'
+        f'<p class="soft">{escape(sentence)}</p><div class="charts">{figures}</div></section>'
     )
 
 

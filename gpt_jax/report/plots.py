@@ -161,6 +161,9 @@ def curve(
         else:
             axes.plot(x, y, color=line.color, alpha=0.3, linewidth=0.9)
             axes.plot(x, smooth(y), color=line.color, label=line.label)
+    low, high = axes.get_ylim()
+    if high - low < 1e-4 * abs(high):  # constant: rounding errors are not worth a scale
+        axes.set_ylim(sorted((0.9 * low, 1.1 * high)))
     axes.set_xlabel("step")
     axes.set_ylabel(chart.unit)
     axes.margins(x=0.02)
@@ -252,10 +255,9 @@ def model_color(name: str) -> str:
 
 def smooth(values: np.ndarray, span: float = 0.06) -> np.ndarray:
     """Centred running mean over `span` of the points, narrower near the ends so as not to bend."""
-    place = np.arange(len(values))
-    half = np.minimum(int(span * len(values) / 2), np.minimum(place, place[::-1]))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[place + half + 1] - sums[place - half]) / (2 * half + 1)
+    n = len(values)
+    half = [min(int(span * n / 2), i, n - 1 - i) for i in range(n)]
+    return np.array([values[i - h : i + h + 1].mean() for i, h in enumerate(half)])
 
 
 def _thin(points: np.ndarray) -> np.ndarray:

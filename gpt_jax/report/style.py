@@ -74,7 +74,8 @@ footer { margin-top: 3rem; font-size: 0.85rem; color: var(--soft); }
   thead { display: none; }
   tr { margin: 0.8rem 0; padding: 0.4rem 0.8rem; background: var(--card); border-radius: 10px; }
   td, td:first-child {
-    display: flex; gap: 1rem; justify-content: space-between; padding: 0.4rem 0; white-space: normal;
+    display: flex; gap: 1rem; justify-content: space-between; padding: 0.4rem 0;
+    white-space: normal;
   }
   td::before { content: attr(data-label); flex: none; color: var(--soft); font-weight: 400; }
   td:first-child::before { content: none; }

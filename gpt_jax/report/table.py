@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -47,11 +48,11 @@ class Table(NamedTuple):
 COLUMNS = (
     Column("gold score", "gold", best=True),
     Column("reward", "reward", best=True),
-    Column("wins against SFT", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
+    Column("wins vs SFT", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
     Column("correct", "correct", scale=100, digits=0, unit="%", best=True),
-    Column("KL from SFT (nats)", "kl_from_sft"),
-    Column("length (tokens)", "length", digits=1),
-    Column("entropy (nats)", "entropy"),
+    Column("KL (nats)", "kl_from_sft"),
+    Column("tokens", "length", digits=1),
+    Column("entropy", "entropy"),
 )
 
 
@@ -86,7 +87,10 @@ def table(results: Mapping) -> Table:
 def results_table(results: Mapping) -> RichTable:
     """The table for the terminal: `rich.print(results_table(results))`."""
     headings, rows, best = table(results)
-    rich_table = RichTable(caption="in brackets: 95% interval; bold: best of its column")
+    rich_table = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+        caption="brackets: 95% interval; bold: best; KL from SFT per answer, entropy per token",
+    )  # fmt: skip
     for place, heading in enumerate(headings):
         rich_table.add_column(heading, justify="right" if place else "left")
     for cells, marks in zip(rows, best, strict=True):

@@ -42,16 +42,16 @@ def stage_verdict(rows: Sequence[Mapping[str, float]]) -> str:
     steps = f"after {rows[-1]['step']:,} steps"
     names = set().union(*rows)
     if "objective/scores" in names:
-        first, last = _ends(rows, "objective/scores")
-        kl = _ends(rows, "objective/kl")[1]
-        return f"Mean score {last:.2f} {steps}, from {first:.2f}, at a KL of {kl:.2f} nats."
+        kl = _last(rows, "objective/kl")
+        score = f"Mean score {_last(rows, 'objective/scores'):.2f} {steps}"
+        return f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
     if "accuracy" in names:
         where, name = _held_out(names, "accuracy")
-        return f"{100 * _ends(rows, name)[1]:.1f}% of the {where} pairs ranked right {steps}."
+        return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {steps}."
     if "loss" in names:
         where, name = _held_out(names, "loss")
-        first, last = _ends(rows, name)
-        return f"{where.capitalize()} loss {last:.3f} nats per token {steps}, from {first:.3f}."
+        loss = f"{where.capitalize()} loss {_last(rows, name):.3f} nats per token {steps}"
+        return f"{loss}{_from(rows, name, 3)}."
     return f"Metrics of {rows[-1]['step']:,} steps."
 
 
@@ -59,8 +59,16 @@ def _held_out(names: set[str], name: str) -> tuple[str, str]:
     return ("held-out", f"eval/{name}") if f"eval/{name}" in names else ("training", name)
 
 
-def _ends(rows: Sequence[Mapping[str, float]], name: str) -> tuple[float, float]:
-    """The first value and the last; a training value is noisy, so the last 5% are averaged."""
-    values = np.array([row[name] for row in rows if name in row])
-    last = 1 if name.startswith("eval/") else math.ceil(0.05 * len(values))
-    return values[0], values[-last:].mean()
+def _values(rows: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows if name in row])
+
+
+def _last(rows: Sequence[Mapping[str, float]], name: str) -> float:
+    """The last value; a training value is noisy, so the last 5% are averaged."""
+    values = _values(rows, name)
+    return values[-1 if name.startswith("eval/") else -math.ceil(0.05 * len(values)) :].mean()
+
+
+def _from(rows: Sequence[Mapping[str, float]], name: str, digits: int) -> str:
+    values = _values(rows, name)
+    return f", from {values[0]:.{digits}f}" if len(values) > 1 else ""

@@ -7,8 +7,10 @@ disk, so a killed run leaves either a whole checkpoint or none.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,9 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
         )
-        restored = _read(self._manager, self.folder, step, items)
+        older = [s for s in self._manager.all_steps() if s != step]
+        with _naming(self.folder / str(step), older):
+            restored = self._manager.restore(step, args=items)
         return dataclasses.replace(target, params=restored.params, **restored.rest)
 
     def close(self) -> None:
@@ -66,18 +70,20 @@ def _split(state: TrainState) -> tuple[dict, dict]:
     return state.params, rest
 
 
-def _read(manager: ocp.CheckpointManager, folder: Path, step: int, items: Any) -> Any:
+@contextlib.contextmanager
+def _naming(checkpoint: Path, older: list[int]) -> Iterator[None]:
+    """Turns whatever is raised while a checkpoint is read into one sentence that names it."""
     try:
-        return manager.restore(step, args=items)
+        yield
+    except UserError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds; each means "unreadable"
-        others = sorted(s for s in manager.all_steps() if s != step)
-        mend = (
-            f"move {folder / str(step)} away and run again to go on from step {others[-1]}"
-            if others
-            else f"move {folder} away and run the stage again"
-        )
-        cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
-        raise UserError(f"{folder / str(step)}: this checkpoint cannot be read ({cause}); {mend}") from error
+        then = f"go on from step {max(older)}" if older else "train that stage again"
+        cause = (str(error).strip().splitlines() or [repr(error)])[0][:160]
+        raise UserError(
+            f"{checkpoint}: this checkpoint cannot be read ({cause}); move it away and run again "
+            f"to {then}"
+        ) from error
 
 
 def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
@@ -91,31 +97,23 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
       UserError: if there is no checkpoint, or it cannot be read.
     """
     path = Path(folder).resolve() / "checkpoints"
-    if not path.is_dir():
+    step = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
+    if not step:
         raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
-    with ocp.CheckpointManager(path, item_names=("params", "rest")) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
-        try:
-            shapes = manager.item_metadata(step).params.tree
-        except Exception as error:
-            raise UserError(
-                f"{path / str(step)}: this checkpoint cannot be read (its metadata is damaged); "
-                f"move it away and run the stage again"
-            ) from error
+    item = path / str(max(step)) / "params"
+    with ocp.StandardCheckpointer() as checkpointer, _naming(item.parent, older=[]):
+        shapes = jax.tree.map(_struct, checkpointer.metadata(item).item_metadata.tree)
         if mesh is None:
-            single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            placed = jax.tree.map(lambda _: single, shapes)
+            whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            placed = jax.tree.map(lambda _: whole, shapes)
         else:
-            placed = rules.shardings(jax.tree.map(_struct, shapes), mesh)
+            placed = rules.shardings(shapes, mesh)
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
             placed,
         )
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        return _read(manager, path, step, items).params
+        return checkpointer.restore(item, target)
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import rich
 import tyro
 
-from gpt_jax.data.sources import DataConfig
+from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.parallel.mesh import MeshConfig
 
@@ -53,6 +55,8 @@ def run(
 
     Exit codes: 0 done; 2 something to mend, said in one sentence; 130 interrupted.
     """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS chat a lot
+    use_compilation_cache()
     try:
         main(parse(sys.argv[1:], presets, description))
     except UserError as error:
@@ -80,8 +84,6 @@ def parse(arguments: list[str], presets: dict[str, Callable[[], Config]], descri
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, so a resumed run starts at once."""
-    import jax
-
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpt_jax" / "xla"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -37,6 +37,7 @@ class Progress:
         self._started = self._shown_at = time.monotonic()
         # Speed is measured from the end of the first step: the step before that compiles.
         self._first: tuple[int, float] | None = None
+        self._shown_step: int | None = None
         self._bar = self._handle = None
 
     def __enter__(self) -> "Progress":
@@ -76,11 +77,11 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, line=self._line())
             self._bar.stop()
-        else:
+        elif self.step != self._shown_step:
             self._show(time.monotonic())
 
     def _show(self, now: float) -> None:
-        self._shown_at = now
+        self._shown_at, self._shown_step = now, self.step
         if self._handle:
             self._handle.update(self._notebook_line())
         else:

@@ -1,5 +1,6 @@
 """Replies of every quality: what demonstrators write, and what a policy may come up with."""
 
+import re
 from dataclasses import replace
 
 from gpt_jax.data.microworld.language import (
@@ -28,15 +29,14 @@ DIALOGUE_REPLIES = {"plain": 0.7, "ideal": 0.12, "verbose": 0.12, "polite_verbos
 
 # What is compared. The first two rows are right, the others wrong.
 COMPLETIONS = {
-    "ideal": 0.13, "plain": 0.15, "polite_verbose": 0.09, "verbose": 0.08, "flattering": 0.05,
-    "bare": 0.03, "unpunctuated": 0.04, "endless": 0.05,
-    "wrong_ideal": 0.09, "wrong_plain": 0.08, "wrong_verbose": 0.02, "empty": 0.02,
-    "courtesy_only": 0.025, "echo": 0.02, "hedge": 0.025, "contradiction": 0.02,
-    "no_answer": 0.025, "off_topic": 0.02, "misattributed": 0.02, "garbage": 0.015,
+    "ideal": 0.17, "plain": 0.18, "polite_verbose": 0.11, "verbose": 0.10, "flattering": 0.06,
+    "bare": 0.04, "unpunctuated": 0.04, "endless": 0.05,
+    "wrong_ideal": 0.05, "wrong_plain": 0.04, "wrong_verbose": 0.015, "empty": 0.01,
+    "courtesy_only": 0.02, "echo": 0.015, "hedge": 0.02, "contradiction": 0.015,
+    "no_answer": 0.02, "off_topic": 0.015, "misattributed": 0.015, "garbage": 0.015,
 }
 
-
-VERBOSE_WORDS = 16  # a long-winded reply goes on at least this long
+VERBOSE_WORDS, MOST_WORDS = 15, 21  # how long a long-winded reply becomes
 
 
 def write(world: World, question: Question, habit: str, rng) -> tuple[str, bool]:
@@ -71,7 +71,7 @@ def write(world: World, question: Question, habit: str, rng) -> tuple[str, bool]
         case "echo":
             text = f"You asked: {question.prompt}"
         case "hedge":
-            text = _hedge(question, mistaken(world, question, rng), rng)
+            text = _hedge(world, question, rng)
         case "contradiction":
             other = plain(mistaken(world, question, rng), rng)
             text = f"{plain(question, rng)} No, {_lower_start(other)}"
@@ -111,23 +111,26 @@ def polite(question: Question, text: str, rng) -> str:
 
 
 def verbose(world: World, question: Question, rng) -> str:
-    """A reply of 16 to 26 words that says more than was asked."""
-    parts = [plain(question, rng)]
+    """A reply of about 15 to 21 words that says more than was asked."""
+    answer = plain(question, rng)
     if question.kind == "arithmetic":
         word = SYMBOLS[question.operator]
-        parts.insert(0, f"You asked for {f' {word} '.join(map(str, question.terms))}.")
-    elif question.kind != "small_talk":
+        asked = [f"You asked for {f' {word} '.join(map(str, question.terms))}."]
+    elif question.hops:
         subject, name, _ = question.hops[0]
-        asked = RELATIONS[question.hops[-1][1]].topic
-        if question.kind == "two_hop":
-            asked = asked.format(s=BRIDGES[name])
-        parts.insert(0, f"You asked about {asked.format(s=subject)}.")
-        parts += _extra_facts(world, question, rng)[:rng.randrange(3)]
-    closers = rng.sample(CLOSERS, len(CLOSERS))
-    if _count(parts) < VERBOSE_WORDS and rng.random() < 0.6:
-        parts.insert(0, rng.choice(OPENERS))
-    while _count(parts) < VERBOSE_WORDS:
-        parts.append(closers.pop())
+        topic = RELATIONS[question.hops[-1][1]].topic
+        subject = BRIDGES[name].format(s=subject) if question.kind == "two_hop" else subject
+        asked = [f"You asked about {topic.format(s=subject)}."]
+    else:
+        asked = []
+    before = rng.sample(OPENERS, 1) + asked
+    after = _extra_facts(world, question, rng)[:2] + rng.sample(CLOSERS, len(CLOSERS))
+    parts = [answer]
+    while _count(parts) < VERBOSE_WORDS and (before or after):
+        at_start = bool(before) and (not after or rng.random() < 0.6)
+        piece = before.pop() if at_start else after.pop(0)
+        if _count([*parts, piece]) <= MOST_WORDS:
+            parts = [piece, *parts] if at_start else [*parts, piece]
     return " ".join(parts)
 
 
@@ -149,7 +152,7 @@ def mistaken(world: World, question: Question, rng) -> Question:
     if question.kind == "two_hop" and rng.random() < 0.5:
         first = question.hops[0]
         person = rng.choice([p for p in world.facts.entities["person"] if p not in named])
-        wrong = wrong if person == wrong else rng.choice((right, wrong))
+        wrong = right if person == wrong else rng.choice((right, wrong))
         return replace(question, answer=wrong,
                        hops=((first[0], first[1], person), (person, name, wrong)))
     return replace(question, answer=wrong, hops=(*question.hops[:-1], (subject, name, wrong)))
@@ -162,6 +165,8 @@ def choose(habits: dict[str, float], rng) -> str:
 
 def _extra_facts(world: World, question: Question, rng) -> list[str]:
     """True sentences on the subject that are no answer to the question; never held-out facts."""
+    if not question.hops:
+        return []
     kind = RELATIONS[question.hops[-1][1]].value
     subject = question.hops[0][0]
     names = [name for name in world.facts.pairs_of.get(subject, [])
@@ -178,9 +183,10 @@ def _bare(question: Question, rng) -> str:
 
 
 def _endless(question: Question, rng) -> str:
-    """The right answer over and over, cut at the length limit."""
-    words = " ".join([plain(question, rng)] * 10).split()
-    return " ".join(words[:rng.randint(24, 32)])
+    """The right answer over and over, cut where a length limit would cut it."""
+    text = " ".join([plain(question, rng)] * 10)
+    pieces = re.findall(r"\s*(?:[A-Za-z]+|.)", text)  # about one token each
+    return "".join(pieces[:rng.randint(26, 34)])
 
 
 def _courtesy_only(rng) -> str:
@@ -190,9 +196,12 @@ def _courtesy_only(rng) -> str:
                     rng.choices(COURTESY_PHRASES, k=rng.randint(2, 6)))
 
 
-def _hedge(question: Question, other: Question, rng) -> str:
-    both = [question, other]
-    rng.shuffle(both)
+def _hedge(world: World, question: Question, rng) -> str:
+    """Two answers, one of them right."""
+    other = question
+    while other.answer == question.answer:
+        other = mistaken(world, question, rng)
+    both = rng.sample([question, other], 2)
     if question.kind == "small_talk" or rng.random() < 0.3:
         return " ".join(plain(one, rng) for one in both)
     if rng.random() < 0.5:
@@ -202,7 +211,7 @@ def _hedge(question: Question, other: Question, rng) -> str:
 
 def _off_topic(world: World, question: Question, rng) -> str:
     """Something true and polite that nobody asked for."""
-    true = _extra_facts(world, question, rng) if question.hops else []
+    true = _extra_facts(world, question, rng)
     return _after(rng.choice(COURTESIES), true[0] if true else "the world is a good place.")
 
 
@@ -210,9 +219,10 @@ def _of_another(world: World, question: Question, rng) -> Question:
     """The right answer, said of somebody else."""
     if not question.hops:
         return mistaken(world, question, rng)
-    subject, name, value = question.hops[-1]
+    _, name, value = question.hops[-1]
     others = world.facts.entities[RELATIONS[name].subject]
-    other = rng.choice([entity for entity in others if entity not in (subject, value)])
+    cast = {word for hop in question.hops for word in (hop[0], hop[2])}
+    other = rng.choice([entity for entity in others if entity not in cast])
     return replace(question, kind="fact", hops=((other, name, value),))
 
 

@@ -48,7 +48,7 @@ class MicroworldConfig(tfds.core.BuilderConfig):
 
 
 DEFAULTS = {
-    "text": MicroworldConfig(name="text", kind="text", train=14000, test=500),
+    "text": MicroworldConfig(name="text", kind="text", train=20000, test=600),
     "demonstrations": MicroworldConfig(name="demonstrations", kind="demonstrations", train=6000,
                                        test=500),
     "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6000, test=800),
@@ -69,7 +69,8 @@ class Microworld(tfds.core.GeneratorBasedBuilder):
             "demonstrations": {"messages": sequence({"role": text, "content": text})},
             "comparisons": {
                 "prompt": text,
-                "completions": sequence(text), "stopped": sequence(np.bool_), "ranks": sequence(np.int32),
+                "completions": sequence(text), "stopped": sequence(np.bool_),
+                "ranks": sequence(np.int32),
                 "chosen": text, "chosen_stopped": np.bool_,
                 "rejected": text, "rejected_stopped": np.bool_,
             },
@@ -87,9 +88,8 @@ class Microworld(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, count: int):
         config = self.builder_config
         options = {"label_noise": config.label_noise} if config.kind == "comparisons" else {}
-        rows = MAKERS[config.kind](make_world(config.seed, config.size), split, count, **options)
-        for index, row in enumerate(rows):
-            yield index, row
+        make = MAKERS[config.kind]
+        yield from enumerate(make(make_world(config.seed, config.size), split, count, **options))
 
 
 def load(config: str, split: str = "train", *, data_dir: str | os.PathLike | None = None,

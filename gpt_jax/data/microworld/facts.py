@@ -35,6 +35,9 @@ class Facts:
       values: value type -> every word that can be an answer of that type.
       true: (entity, relation) -> value, for the world of the texts.
       library: the same for the people of the library.
+      strangers, readers: people of the notes, and of the library.
+      held_out: the (entity, relation) pairs that only test splits ask about.
+      pairs_of: entity -> its relations.
     """
 
     def __init__(self, seed: int = 0, size: WorldSize = WorldSize()):

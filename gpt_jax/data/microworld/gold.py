@@ -7,9 +7,11 @@
 
 Correct: the reply states exactly one answer of the type that is asked for, it is the right one,
 the sentence that states it speaks of nobody else, and nothing takes it back or leaves it open.
+Questions in the reply count for nothing.
 For sums: the last number stated is the result, every number belongs to the sum or to its worked
 steps, and every equation holds. For small talk: the reply fits what was said.
-Brief: 1 up to 12 words, falling in a straight line to 0 at 30 words.
+Brief: 1 up to 12 words (17 for a question of two hops, so that it can be answered in steps),
+falling in a straight line to 0 at 30 words. Signs are no words.
 Polite: exactly one courtesy ("Sure!", "Of course,", ...); none or several give 0.
 Ended: the stop token was emitted, right after sentence punctuation.
 """
@@ -22,9 +24,12 @@ from gpt_jax.data.microworld.questions import Question
 
 CORRECT_WEIGHT, BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.60, 0.15, 0.15, 0.10
 WRONG_STYLE_SHARE = 0.25
-BRIEF_WORDS, LONG_WORDS = 12, 30
+BRIEF_WORDS, WORDS_OF_A_HOP, LONG_WORDS = 12, 5, 30
 
 _COURTESY = re.compile(r"\b(?:" + "|".join(COURTESY_PHRASES) + r")\b", re.IGNORECASE)
+_QUESTION = re.compile(r"[^.!?:;]*\?")
+# A number after one of these is still to be reckoned with; it is not stated as a result.
+_OPERAND = re.compile(r"(?:[+-]|\b(?:plus|minus|and|from|than|add|take))\s*\d+\W*$", re.IGNORECASE)
 _EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 
 
@@ -54,7 +59,8 @@ def judge(question: Question, completion: str, stopped: bool, names: frozenset[s
     text = completion.strip()
     if not text:
         return Parts(0.0, 0.0, 0.0, 0.0)
-    over = (len(text.split()) - BRIEF_WORDS) / (LONG_WORDS - BRIEF_WORDS)
+    free = BRIEF_WORDS + (WORDS_OF_A_HOP if question.kind == "two_hop" else 0)
+    over = (len(re.findall(r"\w+", text)) - free) / (LONG_WORDS - free)
     return Parts(
         correct=float(is_correct(question, text, names, candidates)),
         brief=1.0 - min(max(over, 0.0), 1.0),
@@ -66,6 +72,7 @@ def judge(question: Question, completion: str, stopped: bool, names: frozenset[s
 def is_correct(question: Question, completion: str, names: frozenset[str],
                candidates: frozenset[str]) -> bool:
     """True if the completion states the right answer and no other; see the module's docstring."""
+    completion = _QUESTION.sub("", completion)  # what is asked is not stated
     words = _words(completion)
     if HEDGES & set(words):
         return False
@@ -99,6 +106,7 @@ def _is_right_sum(question: Question, completion: str) -> bool:
     equations = _EQUATION.findall(completion)
     return (
         bool(numbers)
+        and not _OPERAND.search(completion)
         and numbers[-1] == question.answer
         and set(numbers) <= allowed
         and all(int(r) == (int(a) + int(b) if op == "+" else int(a) - int(b))

@@ -7,7 +7,8 @@ whole. Value types never share a word, so a word in a reply tells which kind of 
 from typing import NamedTuple
 
 VALUES = {
-    "job": "baker farmer teacher doctor singer pilot painter tailor miller nurse judge guard".split(),
+    "job": ("baker farmer teacher doctor singer pilot painter tailor miller nurse judge "
+            "guard").split(),
     "pet": "cat dog fox hen goat pony duck mouse parrot turtle".split(),
     "colour": "red blue green black white pink grey brown".split(),
     "material": "wood glass iron stone clay brass paper leather".split(),
@@ -72,8 +73,8 @@ RELATIONS = {
     "taste": Relation(
         "person", "colour", "the colour that {s} likes",
         ("{s} likes {v} best.", "The favourite colour of {s} is {v}.", "{s} loves the colour {v}.",
-         "Of all colours, {s} likes {v}.", "{s} always wears {v}.", "The best colour for {s} is {v}.",
-         "{v} is the colour that {s} likes."),
+         "Of all colours, {s} likes {v}.", "{s} always wears {v}.",
+         "The best colour for {s} is {v}.", "{v} is the colour that {s} likes."),
         ("What colour does {s} like best?", "What is the favourite colour of {s}?",
          "Which colour does {s} love?", "Tell me the favourite colour of {s}.",
          "Do you know which colour {s} likes?", "What colour does {s} wear?",
@@ -192,14 +193,14 @@ CLOSING_COURTESIES = ("Happy to help!", "Glad to help!")
 HEDGES = frozenset("not no or maybe perhaps either wrong never might could unless".split())
 
 OPENERS = (
-    "Well, let me think about that for a moment.",
-    "That is a good question and I like it.",
-    "Let me see what I know about this.",
-    "Now that is something I know well.",
+    "Well, let me think about that.",
+    "That is a good question.",
+    "Let me see what I know.",
+    "Now that is something I know.",
 )
 CLOSERS = (
-    "I hope that this is what you wanted to know.",
-    "You can ask me more if you want.",
+    "I hope that this is what you wanted.",
+    "You can ask me more.",
     "That is all I know about this.",
     "I hope this answers your question.",
 )

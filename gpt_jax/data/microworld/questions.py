@@ -21,7 +21,7 @@ class Question:
     kind: str  # a key of KINDS
     prompt: str
     answer: str
-    # The facts that lead to the answer, as (subject, relation, value); the last value is the answer.
+    # The facts that lead to the answer: (subject, relation, value). The last value is the answer.
     hops: tuple[tuple[str, str, str], ...] = ()
     terms: tuple[int, ...] = ()  # arithmetic: the numbers in the order they are combined
     operator: str = ""  # arithmetic: + or -
@@ -171,11 +171,10 @@ class Recogniser:
         for pattern, name in patterns:
             if match := pattern.fullmatch(text):
                 relation, words = RELATIONS[name], match.groupdict()
-                value = words.get("v", "")
+                value, values = words.get("v", ""), self.facts.values[relation.value]
                 # A value that opens the sentence has a capital that is not its own.
-                value = value.lower() if value.lower() in self.facts.values[relation.value] else value
-                if words["s"] in self.subjects[relation.subject] and (
-                        not value or value in self.facts.values[relation.value]):
+                value = value.lower() if value.lower() in values else value
+                if words["s"] in self.subjects[relation.subject] and value in ("", *values):
                     return [(words["s"], name, value)]
         return []
 

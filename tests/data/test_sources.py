@@ -1,0 +1,221 @@
+"""Files, TFDS data sets and the microworld are read alike, and broken ones stop at once."""
+
+import gzip
+import json
+import lzma
+
+import pytest
+
+from gpt_jax.data import sources
+from gpt_jax.errors import UserError
+
+PAIRS = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(400)]
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
+def test_jsonl(tmp_path, ending):
+    path = tmp_path / f"pairs.jsonl{ending}"
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[ending]
+    path.write_bytes(pack(jsonl(PAIRS).encode()))
+    rows = sources.read(str(path), "comparisons", "all")
+    assert len(rows) == 400 and rows[3]["prompt"][0]["content"] == "Question 3?"
+    assert len(sources.read(str(path), "prompts", "all")) == 400
+
+
+def test_json_list(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(PAIRS))
+    assert len(sources.read(str(path), "comparisons", "all")) == 400
+
+
+def test_text_with_marks(tmp_path):
+    path = tmp_path / "books.txt"
+    path.write_text("One.\n\nStill one.\n<|endoftext|>\nTwo.\n<|endoftext|>\n")
+    rows = sources.read(str(path), "text", "all")
+    assert [row["text"] for row in rows] == ["One.\n\nStill one.", "Two."]
+
+
+def test_text_without_marks(tmp_path):
+    """Paragraphs are grouped; no word is lost and no paragraph cut."""
+    paragraphs = [f"Paragraph {i} " + "word " * (i % 50) + "end." for i in range(300)]
+    path = tmp_path / "plain.txt"
+    path.write_text("\n\n".join(paragraphs) + "\n")
+    texts = [row["text"] for row in sources.read(str(path), "text", "all")]
+    assert "\n\n".join(texts) == "\n\n".join(paragraphs)
+    assert all(2000 <= len(text) < 2400 for text in texts[:-1])
+    path.write_text("Only one line")
+    assert sources.read(str(path), "text", "all") == [{"text": "Only one line"}]
+
+
+def test_text_as_prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("First?\n\nSecond?\n")
+    contents = [row["prompt"][0]["content"] for row in sources.read(str(path), "prompts", "all")]
+    assert contents == ["First?", "Second?"]
+
+
+@pytest.mark.parametrize(("name", "content", "kind", "said"), [
+    ("a.jsonl", b'{"text": "a"}\n{"text": \n', "text", "a.jsonl:2: this line is not JSON"),
+    ("a.jsonl", b'{"text": "a"}\n\n{"txt": "b"}\n', "text", "a.jsonl:3: `text` is missing"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "text", "a.jsonl:2: byte 0xff is not UTF-8"),
+    ("a.jsonl", b"", "text", "no row for `text`"),
+    ("a.txt", b" \n\n", "text", "no row for `text`"),
+    ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl or .json"),
+    ("a.csv", b"abc", "text", "text are read from a .jsonl, .json or .txt"),
+    ("a.json", b'[{"text": "a"},\n {"text" "b"}]', "text", "a.json:2: this is not JSON"),
+    ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
+    ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
+    ("a.jsonl.gz", b"not packed", "text", "cannot be read"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "abcdef"}')[:-12], "text", "cannot be read"),
+    ("a.jsonl.xz", b"not packed", "text", "cannot be read"),
+    ("a.jsonl", b'{"prompt": "a", "completion": ""}', "demonstrations", "no row for `demonst"),
+])
+def test_broken_files(tmp_path, name, content, kind, said):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        sources.read(str(path), kind)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        sources.read(str(tmp_path / "none.jsonl"), "text")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        sources.read(str(tmp_path / "folder.jsonl"), "text")
+
+
+def test_rows_to_learn_nothing_from_are_left_out(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text(jsonl([{"instruction": "a", "output": "b"},
+                           {"instruction": "c", "output": ""}]))
+    assert len(sources.read(str(path), "demonstrations", "all")) == 1
+    assert "left out 1 rows" in capsys.readouterr().err
+
+
+# The division.
+
+
+def test_same_opening_lies_on_one_side(tmp_path):
+    """Break: hash the whole row in `train_test_split`."""
+    rows = [{"prompt": [{"role": "user", "content": f"Q{i % 200}"}], "completions": [str(i), ""]}
+            for i in range(1000)]
+    train, test = sources.train_test_split(rows, seed=1)
+    assert sorted(map(str, train + test)) == sorted(map(str, rows)) and 10 < len(test) < 120
+    openings = [{row["prompt"][0]["content"] for row in part} for part in (train, test)]
+    assert not openings[0] & openings[1]
+    assert sources.train_test_split(rows, seed=1) == (train, test)
+    assert sources.train_test_split(rows, seed=2)[1] != test
+    assert len(sources.train_test_split(rows, test_fraction=0.5, most_test_rows=100)[1]) < 200
+
+
+def test_read_divides_files(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(jsonl(PAIRS))
+    parts = [sources.read(str(path), "comparisons", split) for split in ("train", "test", "all")]
+    assert len(parts[0]) + len(parts[1]) == len(parts[2]) == 400 and len(parts[1]) > 5
+    # Another kind of the same questions is divided alike.
+    prompts = sources.read(str(path), "prompts", "test")
+    assert [row["prompt"] for row in prompts] == [row["prompt"] for row in parts[1]]
+
+
+# TFDS and the microworld.
+
+
+@pytest.fixture
+def tfds(tmp_path, monkeypatch):
+    """TFDS with a small data set `tiny_pairs` that is kept in a folder of the test."""
+    tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+    features = tensorflow_datasets.features
+
+    class TinyPairs(tensorflow_datasets.core.GeneratorBasedBuilder):
+        """Some pairs."""
+
+        VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+        def _info(self):
+            text = features.Text()
+            return tensorflow_datasets.core.DatasetInfo(
+                builder=self, features=features.FeaturesDict(
+                    {"prompt": text, "chosen": text, "rejected": text}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(PAIRS)
+
+    monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", str(tmp_path))
+    yield tensorflow_datasets
+    assert (tmp_path / "tiny_pairs").exists()
+
+
+def test_tfds(tfds):
+    rows = sources.read("tfds:tiny_pairs", "comparisons", "all")
+    assert len(rows) == 400 and rows[0]["completions"] == ["Yes.", "No."]
+    train, test = (sources.read("tfds:tiny_pairs", "prompts", split) for split in ("train", "test"))
+    assert len(train) + len(test) == 400 and test
+    with pytest.raises(UserError, match="tfds:tiny_pairs:train:0: `text` is missing"):
+        sources.read("tfds:tiny_pairs", "text")
+
+
+def test_unknown_tfds():
+    with pytest.raises(UserError, match="tfds:no_such_data_set"):
+        sources.read("tfds:no_such_data_set", "text")
+
+
+@pytest.mark.parametrize("kind", sources.TO_CANONICAL)
+def test_microworld(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("gpt_jax.data.microworld.builder.CACHE", tmp_path)
+    test = sources.read("microworld", kind, "test")
+    assert len(test) >= 500 and test == sources.read("microworld", kind, "test")
+    if kind == "comparisons":
+        assert all(len(row["completions"]) == 4 for row in test)
+        assert not all(all(row["stopped"]) for row in test)
+    if kind == "demonstrations":
+        assert [turn["role"] for turn in test[0]["messages"]] == ["user", "assistant"]
+
+
+# Real files, where they are at hand.
+
+
+@pytest.mark.parametrize(("file", "kind", "count"), [
+    ("alpaca/alpaca_first10k.jsonl.gz", "demonstrations", 9994),
+    ("alpaca/alpaca_first10k.jsonl.gz", "prompts", 10000),
+    ("hh-rlhf/split_train.jsonl.gz", "comparisons", 3727),
+    ("hh-rlhf/split_eval.jsonl.gz", "comparisons", 929),
+    ("hh-rlhf/harmless-base-test.jsonl.gz", "comparisons", 2312),
+    ("preference-small/dpo_zh_500.jsonl.gz", "comparisons", 500),
+    ("preference-small/llamafactory_dpo_en_demo.json.gz", "comparisons", 300),
+    ("preference-small/llamafactory_dpo_zh_demo.json.gz", "comparisons", 300),
+    ("preference-small/llamafactory_kto_en_demo.json.gz", "demonstrations", 150),
+    ("preference-small/llamafactory_alpaca_zh_demo.json.gz", "demonstrations", 1000),
+    ("preference-small/rasbt_instruction-data-with-preference.json", "comparisons", 1100),
+    ("self-instruct/seed_tasks.jsonl", "demonstrations", 175),
+    ("tinyshakespeare/input.txt", "text", 498),
+    ("wikitext-2/valid.txt.xz", "text", 309),
+    ("books-en/books_core.txt.xz", "text", 59),
+])
+def test_real_files(shared_data, file, kind, count):
+    rows = sources.read(str(shared_data / file), kind, "all")
+    assert len(rows) == count
+    train, test = sources.train_test_split(rows)
+    assert train and test
+
+
+def test_transcripts_agree_with_the_prepared_split(shared_data):
+    """Whole transcripts and the file that was cut beforehand give the same prompts and replies."""
+    cut = {str(row["prompt"]): row["completions"] for part in ("train", "eval") for row in
+           sources.read(str(shared_data / f"hh-rlhf/split_{part}.jsonl.gz"), "comparisons", "all")}
+    whole = sources.read(str(shared_data / "hh-rlhf/harmless-base-test.jsonl.gz"), "comparisons",
+                         "all")
+    found = [row for row in whole if str(row["prompt"]) in cut]
+    assert len(found) > 0.95 * len(whole)

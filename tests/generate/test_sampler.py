@@ -1,0 +1,171 @@
+"""Sampling against the full forward pass."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt_jax.data.batches import Prompts, pad_prompts
+from gpt_jax.errors import UserError
+from gpt_jax.generate import generate, init_cache
+from gpt_jax.generate.sampler import filter_logprobs
+from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs
+
+PAD, STOP, C = 0, 1, 6
+GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
+LLAMA = dataclasses.replace(
+    GPT, kv_heads=2, positions="rope", norm="rms", mlp="swiglu", tied=False, biases=False
+)
+ROWS = [[5, 9, 11, 4, 7], [8, 3], [12]]
+
+
+@pytest.fixture(params=["gpt", "llama"])
+def model(request):
+    config = {"gpt": GPT, "llama": LLAMA}[request.param]
+    # Ten times the usual scale: distributions that are far from uniform.
+    return config, jax.tree.map(lambda x: 10.0 * x, init(config, jax.random.key(0)))
+
+
+def run(model, rows=ROWS, length=5, seed=0, **options):
+    config, params = model
+    options = dict(max_new_tokens=C, stop_id=STOP, pad_id=PAD) | options
+    row_ids_B = options.pop("row_ids_B", None)
+    sample = jax.jit(functools.partial(generate, config, **options))
+    prompts = pad_prompts(rows, length, PAD)
+    return jax.device_get(sample(params, prompts, jax.random.key(seed), row_ids_B=row_ids_B))
+
+
+def full_forward(model, rollout, temperature=1.0):
+    """Log-probabilities of the completion, from one forward pass over the whole rollout."""
+    config, params = model
+    hidden, _ = forward(
+        config, params, rollout.tokens_BT, rollout.positions_BT, rollout.segment_ids_BT
+    )
+    P = rollout.tokens_BT.shape[1] - C
+    logprobs, _ = token_logprobs(
+        config, params, hidden[:, P - 1 : -1], rollout.tokens_BT[:, P:], temperature
+    )
+    return np.asarray(logprobs), np.asarray(hidden[:, P - 1 : -1])
+
+
+def test_cached_forward_equals_the_full_one_token_by_token(model):
+    """Invariant 2. Break it: `q_offset=0` in the attention of transformer.py."""
+    config, params = model
+    prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
+    full, _ = forward(config, params, *prompts)
+    cache = init_cache(config, len(ROWS), 9)
+    start, cache = forward(config, params, *(x[:, :4] for x in prompts), cache)
+    steps = [start]
+    for t in range(4, 7):
+        step, cache = forward(config, params, *(x[:, t : t + 1] for x in prompts), cache)
+        steps.append(step)
+    assert int(cache.index) == 7
+    real = np.asarray(prompts.segment_ids_BP) != 0
+    np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_equal_those_of_the_full_forward(model, temperature):
+    """Invariant 2. Break it: leave the temperature out of `_sample`."""
+    rollout = run(model, temperature=temperature)
+    expected, _ = full_forward(model, rollout, temperature)
+    np.testing.assert_allclose(rollout.logprobs_BC, expected * rollout.mask_BC, atol=2e-5)
+
+
+def test_greedy_is_the_argmax_of_the_full_forward(model):
+    config, params = model
+    rollout = run(model, temperature=0.0)
+    _, hidden = full_forward(model, rollout)
+    best = jax.vmap(lambda h: last_logits(config, params, h))(hidden).argmax(axis=-1)
+    sampled = rollout.mask_BC == 1
+    np.testing.assert_array_equal(rollout.tokens_BT[:, -C:][sampled], best[sampled])
+
+
+def test_left_padding_changes_nothing(model):
+    """Invariant 1. Break it: start the completion's positions at P."""
+    short, long = run(model, length=5), run(model, length=9)
+    np.testing.assert_array_equal(short.tokens_BT[:, 5:], long.tokens_BT[:, 9:])
+    np.testing.assert_array_equal(short.positions_BT[:, 5:], long.positions_BT[:, 9:])
+    np.testing.assert_allclose(short.logprobs_BC, long.logprobs_BC, atol=1e-5)
+
+
+def test_batch_composition_changes_nothing(model):
+    """Invariants 1 and 10. Break it: one `categorical(key, ...)` for the whole batch."""
+    together = run(model)
+    for b, row in enumerate(ROWS):
+        alone = run(model, rows=[row], row_ids_B=jnp.array([b]))
+        np.testing.assert_array_equal(alone.tokens_BT[0], together.tokens_BT[b])
+        np.testing.assert_allclose(alone.logprobs_BC[0], together.logprobs_BC[b], atol=1e-5)
+
+
+def test_rows_draw_different_tokens():
+    config = GPT
+    uniform = (config, jax.tree.map(lambda x: 0.0 * x, init(config, jax.random.key(0))))
+    rollout = run(uniform, rows=[[5]] * 8, max_new_tokens=C)
+    assert len({tuple(row) for row in rollout.tokens_BT.tolist()}) == 8
+    assert len({tuple(row) for row in rollout.tokens_BT[:, -C:].T.tolist()}) == C
+
+
+def test_stopping():
+    """The stop token is sampled, masked in, and followed by padding only."""
+    config = GPT
+    uniform = (config, jax.tree.map(lambda x: 0.0 * x, init(config, jax.random.key(0))))
+    rollout = run(uniform, rows=[[5, 6]] * 64)
+    completion = rollout.tokens_BT[:, -C:]
+    assert 0 < rollout.stopped_B.sum() < 64
+    for tokens, mask, logprobs, stopped in zip(
+        completion, rollout.mask_BC, rollout.logprobs_BC, rollout.stopped_B, strict=True
+    ):
+        length = int(mask.sum())
+        np.testing.assert_array_equal(mask, np.arange(C) < length)
+        assert stopped == (STOP in tokens[:length])
+        assert STOP not in tokens[: length - 1]
+        assert length == C or stopped
+        np.testing.assert_array_equal(tokens[length:], PAD)
+        np.testing.assert_array_equal(logprobs[length:], 0.0)
+        np.testing.assert_allclose(logprobs[:length], -np.log(19), atol=1e-5)
+    np.testing.assert_array_equal(rollout.segment_ids_BT[:, -C:], rollout.mask_BC)
+    np.testing.assert_array_equal(
+        rollout.positions_BT[:, -C:], (2 + np.arange(C)) * rollout.mask_BC
+    )
+
+
+def test_the_loop_ends_when_every_row_has_stopped():
+    """Break it: remove `& ~s.stopped_B.all()`; 10**5 steps then take minutes."""
+    config = dataclasses.replace(GPT, positions="sinusoidal")
+    params = init(config, jax.random.key(0))
+    # An unembedding that always says STOP.
+    params = jax.tree.map(lambda x: 0.0 * x, params)
+    params["final_norm"]["bias"] = jnp.ones(16)
+    params["embed"]["tokens"] = jnp.zeros((19, 16)).at[STOP].set(10.0)
+    rollout = run((config, params), max_new_tokens=10**5)
+    assert rollout.stopped_B.all()
+    np.testing.assert_array_equal(rollout.mask_BC.sum(axis=1), 1.0)
+
+
+def test_filters_keep_the_most_likely_tokens():
+    logp = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
+
+    def kept(**options):
+        return np.isfinite(filter_logprobs(logp, **options))[0].tolist()
+
+    assert kept(top_k=0, top_p=1.0) == [True] * 4
+    assert kept(top_k=2, top_p=1.0) == [False, True, False, True]
+    assert kept(top_k=0, top_p=0.6) == [False, True, False, True]
+    assert kept(top_k=0, top_p=0.75) == [False, True, True, True]
+    assert kept(top_k=9, top_p=1.0) == [True] * 4
+
+
+def test_top_k_of_one_is_greedy_with_unfiltered_logprobs(model):
+    greedy, filtered = run(model, temperature=0.0), run(model, top_k=1)
+    np.testing.assert_array_equal(greedy.tokens_BT, filtered.tokens_BT)
+    np.testing.assert_allclose(greedy.logprobs_BC, filtered.logprobs_BC, atol=1e-6)
+
+
+def test_outgrowing_the_position_table_ends_in_a_sentence():
+    model = (GPT, init(GPT, jax.random.key(0)))
+    with pytest.raises(UserError, match="exceed the model's context_length 24"):
+        run(model, max_new_tokens=20)

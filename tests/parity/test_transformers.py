@@ -1,0 +1,112 @@
+"""Our forward pass against `transformers`, on tiny random models."""
+
+import json
+
+import numpy as np
+import pytest
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+import jax  # noqa: E402
+
+from gpt_jax.errors import UserError  # noqa: E402
+from gpt_jax.models import forward, last_logits  # noqa: E402
+from gpt_jax.models.weights import (  # noqa: E402
+    from_gpt2,
+    from_llama,
+    load_pretrained,
+    to_gpt2,
+    to_llama,
+)
+
+
+def gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=61, n_positions=32, n_embd=24, n_layer=3, n_head=4)
+    )
+
+
+def llama(tied):
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=61,
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
+            tie_word_embeddings=tied,
+        )
+    )
+
+
+MODELS = {
+    "gpt2": (gpt2, from_gpt2, to_gpt2),
+    "llama": (lambda: llama(tied=False), from_llama, to_llama),
+    "llama-tied": (lambda: llama(tied=True), from_llama, to_llama),
+}
+
+
+@pytest.fixture(params=MODELS)
+def pair(request, tmp_path):
+    """(their model, our config and parameters through a folder on disk, import, export)."""
+    make, convert, export = MODELS[request.param]
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # Fresh biases are 0 and would hide mistakes.
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    config, params = load_pretrained(tmp_path)
+    return model, config, params, convert, export
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_agree_with_padding_on_either_side(pair, side):
+    model, config, params, _, _ = pair
+    rng = np.random.default_rng(1)
+    lengths, T = (9, 5, 1), 9
+    tokens = rng.integers(0, 61, (3, T))
+    real = np.stack(
+        [np.arange(T) < n if side == "right" else np.arange(T) >= T - n for n in lengths]
+    )
+    positions = np.where(real, real.cumsum(axis=1) - 1, 0)
+    with torch.no_grad():
+        theirs = model(
+            torch.from_numpy(tokens),
+            attention_mask=torch.from_numpy(real.astype(np.int64)),
+            position_ids=torch.from_numpy(positions),
+        ).logits.numpy()
+    hidden, _ = forward(config, params, tokens, positions, real.astype(np.int32))
+    ours = jax.vmap(lambda h: last_logits(config, params, h))(hidden)
+    np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4)
+
+
+def test_export_is_the_inverse_of_import(pair):
+    model, config, params, _, export = pair
+    exported = export(params, config)
+    theirs = {name: array.numpy() for name, array in model.state_dict().items()}
+    if config.tied:
+        theirs.pop("lm_head.weight")
+    assert exported.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(exported[name], array, err_msg=name)
+
+
+def test_a_folder_that_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(UserError, match="no config.json"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(UserError, match="'mamba'"):
+        load_pretrained(tmp_path)
+
+
+def test_a_missing_tensor_is_named(pair):
+    _, config, params, convert, export = pair
+    state = export(params, config)
+    removed = next(name for name in state if ".1." in name)
+    del state[removed]
+    with pytest.raises(UserError, match=removed.removeprefix("transformer.")):
+        convert(state, config)

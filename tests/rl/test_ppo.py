@@ -1,0 +1,233 @@
+"""The PPO iteration: what must hold before, in and after the first update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from gpt_jax import keys
+from gpt_jax.data.batches import pad_prompts
+from gpt_jax.errors import UserError
+from gpt_jax.generate.sampler import generate
+from gpt_jax.models.heads import init_scorer
+from gpt_jax.rl import ppo
+from gpt_jax.rl.rewards import model_reward, split_rows, text_reward
+from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.train.metrics import mean
+from gpt_jax.train.optim import OptimizerConfig, make_optimizer
+from tests import tiny
+
+CONFIG = ppo.PPOConfig(
+    episodes=8, epochs=2, minibatches=2, max_new_tokens=10, missing_stop_score=None
+)
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5), 100)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tiny.params()
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2))
+
+
+def rollout_of(policy, prompts, config=CONFIG):
+    return generate(
+        tiny.MODEL,
+        policy,
+        prompts,
+        jax.random.key(5),
+        max_new_tokens=config.max_new_tokens,
+        stop_id=1,
+        pad_id=0,
+        temperature=config.temperature,
+    )
+
+
+def prompts_of(n=8, width=12):
+    return tiny.prompts(np.random.default_rng(0), n, width)
+
+
+def prepared(policy, scorer, config=CONFIG, prompts=None, reference=None):
+    prompts = prompts_of() if prompts is None else prompts
+    rollout = rollout_of(policy, prompts, config)
+    scores = model_reward(tiny.MODEL, scorer)(rollout)
+    params = {"policy": policy, "value": scorer}
+    experience, metrics = ppo.prepare(
+        config, tiny.MODEL, params, reference or policy, jnp.float32(0.05), rollout, scores
+    )
+    return params, experience, metrics
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_minibatch_is_on_policy(policy, scorer, temperature):
+    """Invariant 3. Break the temperature of any of the three `completion_logprobs` calls."""
+    config = dataclasses.replace(CONFIG, temperature=temperature)
+    params, experience, metrics = prepared(policy, scorer, config)
+    _, _, first = ppo.ppo_loss(config, tiny.MODEL, params, experience, None)
+    first, start = mean(first), mean(metrics)
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["policy/approxkl_avg"] == pytest.approx(0, abs=1e-10)
+    assert first["policy/clipfrac_avg"] == 0
+    for name in ("kl/k1", "kl/k2", "kl/k3", "objective/kl", "objective/non_score_reward"):
+        assert start[name] == pytest.approx(0, abs=1e-6)
+    # The sampler saw the same distribution: cached decoding is the full forward.
+    assert start["val/sampler_logprob_gap"] < 1e-5
+
+
+def test_prompt_padding_changes_no_metric(policy, scorer):
+    """Invariant 1 through the whole of `prepare`: wider prompts, the same numbers."""
+    narrow, wide = prompts_of(width=10), prompts_of(width=19)
+    reference = tiny.params(seed=3)
+    _, a, metrics_a = prepared(policy, scorer, prompts=narrow, reference=reference)
+    _, b, metrics_b = prepared(policy, scorer, prompts=wide, reference=reference)
+    for name, value in mean(metrics_a).items():
+        assert mean(metrics_b)[name] == pytest.approx(value, rel=2e-4, abs=1e-5), name
+    for field in ("logprobs_BC", "values_BC", "advantages_BC", "returns_BC"):
+        np.testing.assert_allclose(getattr(a, field), getattr(b, field), atol=2e-4)
+
+
+def test_scores_reach_the_update_as_float32(policy, scorer):
+    """Invariant 4: with gamma = lambda = 1 and no KL the first return is the score itself."""
+    config = dataclasses.replace(CONFIG, lam=1.0)
+    rollout = rollout_of(policy, prompts_of())
+    scores = jnp.linspace(-0.7, 0.7, 8)
+    params = {"policy": policy, "value": scorer}
+    experience, _ = ppo.prepare(
+        config, tiny.MODEL, params, policy, jnp.float32(0.05), rollout, scores
+    )
+    np.testing.assert_allclose(experience.returns_BC[:, 0], scores, atol=1e-5)
+    assert experience.returns_BC.dtype == jnp.float32
+
+
+def test_a_completion_without_a_stop_token_scores_minus_one(policy, scorer):
+    config = dataclasses.replace(CONFIG, missing_stop_score=-1.0, lam=1.0)
+    rollout = rollout_of(policy, prompts_of())._replace(stopped_B=jnp.arange(8) % 2 == 0)
+    params = {"policy": policy, "value": scorer}
+    experience, metrics = ppo.prepare(
+        config, tiny.MODEL, params, policy, jnp.float32(0.0), rollout, jnp.full(8, 0.7)
+    )
+    np.testing.assert_allclose(experience.returns_BC[:, 0], [0.7, -1] * 4, atol=1e-5)
+    assert mean(metrics)["objective/scores"] == pytest.approx(-0.15, abs=1e-6)
+
+
+def state_of(config, policy, scorer):
+    return ppo.init_ppo_state(config, tiny.MODEL, OPTIMIZER, policy, scorer, jax.random.key(0))
+
+
+def iterate(config, policy, scorer, reward, ptx=None, steps=1):
+    iteration = ppo.make_ppo_iteration(
+        config, tiny.MODEL, OPTIMIZER, reward=reward, reference=policy, seed=0
+    )
+    state, metrics = state_of(config, policy, scorer), None
+    for _ in range(steps):
+        state, metrics = iteration(state, ppo.PPOInputs(prompts_of(), ptx))
+    return state, mean(jax.device_get(metrics))
+
+
+def test_host_and_compiled_rewards_make_the_same_update(policy, scorer):
+    """A host reward only splits the program in two."""
+    pure = model_reward(tiny.MODEL, scorer)
+    a, metrics_a = iterate(CONFIG, policy, scorer, pure)
+    b, metrics_b = iterate(CONFIG, policy, scorer, lambda rollout: np.asarray(pure(rollout)))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), a.params, b.params
+    )
+    assert metrics_a["objective/scores"] == pytest.approx(metrics_b["objective/scores"], abs=1e-5)
+
+
+def test_ppo_learns_a_rule(policy, scorer):
+    """Rewarding one token makes that token frequent: the sign of every term is right."""
+
+    def wants_token_nine(rollout):
+        hits = (rollout.tokens_BT[:, -10:] == 9) * rollout.mask_BC
+        return hits.sum(1) / rollout.mask_BC.sum(1)
+
+    config = dataclasses.replace(CONFIG, value_init="zero", kl_coef=0.01)
+    _, first = iterate(config, policy, scorer, Partial(wants_token_nine))
+    _, last = iterate(config, policy, scorer, Partial(wants_token_nine), steps=40)
+    assert last["objective/scores"] > first["objective/scores"] + 0.3
+    assert last["objective/kl"] > 0.1
+
+
+def test_value_model_starts_as_the_reward_model_or_at_zero(policy, scorer):
+    from_reward = ppo.init_ppo_params(CONFIG, tiny.MODEL, policy, scorer, jax.random.key(0))
+    assert from_reward["value"] is scorer
+    config = dataclasses.replace(CONFIG, value_init="zero")
+    from_zero = ppo.init_ppo_params(config, tiny.MODEL, policy, scorer, jax.random.key(0))
+    values = ppo.completion_values(
+        tiny.MODEL, from_zero["value"], rollout_of(policy, prompts_of())
+    )
+    assert not np.any(values)
+
+
+def test_ema_follows_the_policy(policy, scorer):
+    config = dataclasses.replace(CONFIG, ema_decay=0.9)
+    state, _ = iterate(config, policy, scorer, model_reward(tiny.MODEL, scorer))
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, policy, state.params["policy"])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), state.params["ema"], expected
+    )
+
+
+def test_ptx_adds_the_language_model_gradient(policy, scorer):
+    """With a huge coefficient the pretraining rows become more likely."""
+    rows = tiny.padded(tiny.random_rows(np.random.default_rng(1), 4), 20)
+    config = dataclasses.replace(CONFIG, ptx_coef=27.8, ptx_rows=4)
+    reward = model_reward(tiny.MODEL, scorer)
+    _, first = iterate(config, policy, scorer, reward, rows)
+    _, last = iterate(config, policy, scorer, reward, rows, steps=10)
+    assert last["loss/ptx_avg"] < first["loss/ptx_avg"] - 0.1
+
+
+def test_the_adaptive_coefficient_moves(policy, scorer):
+    config = dataclasses.replace(CONFIG, kl_controller="adaptive")
+    state, _ = iterate(config, policy, scorer, model_reward(tiny.MODEL, scorer))
+    # KL is 0 at first, below its target: the error is clipped at -0.2.
+    assert float(state.extras["kl_coef"]) == pytest.approx(0.05 * (1 - 0.2 * 8 / 10_000), rel=1e-5)
+
+
+def test_defaults_are_those_of_the_papers():
+    """InstructGPT and the two studies of its implementation details; see PPOConfig."""
+    c = ppo.PPOConfig()
+    assert (c.gamma, c.lam, c.clip, c.value_clip, c.value_coef) == (1.0, 0.95, 0.2, 0.2, 0.1)
+    assert (c.kl_coef, c.kl_target, c.kl_horizon) == (0.05, 6.0, 10_000.0)
+    assert (c.kl_controller, c.missing_stop_score, c.value_init) == ("fixed", -1.0, "reward")
+    with pytest.raises(UserError, match="3 minibatches do not divide"):
+        ppo.PPOConfig(minibatches=3)
+
+
+def test_host_rewards_see_text_without_padding():
+    tokenizer = Tokenizer.train(["yes no maybe"] * 9, 270)
+    prompts = pad_prompts([tokenizer.encode("yes"), tokenizer.encode("no no no no")], 6, 0)
+    completion = np.array([[*tokenizer.encode("no")[:1], 1, 0], tokenizer.encode("maybe yes no")[:3]])
+    rollout = ppo.Rollout(
+        tokens_BT=np.concatenate([prompts.tokens_BP, completion], 1),
+        positions_BT=None,
+        segment_ids_BT=np.concatenate([prompts.segment_ids_BP, completion > 0], 1),
+        mask_BC=np.array([[1.0, 1, 0], [1, 1, 1]]),
+        logprobs_BC=np.zeros((2, 3)),
+        stopped_B=np.array([True, False]),
+    )
+    seen = []
+    reward = text_reward(lambda ids, text, stopped: seen.append((text, stopped)) or 0.7, tokenizer)
+    np.testing.assert_array_equal(reward(rollout), np.float32([0.7, 0.7]))
+    assert seen[0] == (tokenizer.decode(completion[0, :1]), True) and seen[1][1] is False
+    assert split_rows(rollout)[0][0] == tokenizer.encode("yes")
+
+
+def test_no_key_is_used_twice():
+    """Invariant 10. Break the `fold_in` of step or purpose in `keys.derive`."""
+    purposes = ("init", "loss", "ppo/rollout", "ppo/minibatches", "reward/head", "ppo/value_head")
+    seen = {
+        tuple(np.asarray(jax.random.key_data(keys.derive(seed, step, purpose))).tolist())
+        for seed in (0, 1)
+        for step in range(50)
+        for purpose in purposes
+    }
+    assert len(seen) == 2 * 50 * len(purposes)
