@@ -87,6 +87,7 @@ def main(config: Config, reward: Reward | None = None) -> None:
             recipe.train,
             mesh=mesh,
             schedule=lambda step: schedule(step * recipe.epochs * recipe.minibatches),
+            derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
             headline=("objective/scores", "objective/kl"),
         )
 
@@ -118,13 +119,13 @@ def tiny() -> Config:
         preset="tiny",
         ppo=PPO(
             episodes=64,
-            epochs=4,
+            epochs=2,
             minibatches=2,
             max_new_tokens=40,
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=80, log_every=1, checkpoint_every=20),
+            train=TrainConfig(steps=100, log_every=1, checkpoint_every=25),
         ),
     )
 

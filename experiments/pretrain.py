@@ -9,12 +9,13 @@ Expected (tiny, microworld): held-out loss EXPECTED_LOSS nats per token.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from gpt_jax import keys
 from gpt_jax.data.packing import pack_documents
 from gpt_jax.data.pipeline import make_batch_at
-from gpt_jax.losses.lm import lm_loss
+from gpt_jax.losses.lm import Loss, lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel.mesh import make_mesh
@@ -22,7 +23,7 @@ from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit, resolve_steps
+from gpt_jax.train.loop import TrainConfig, fit, perplexity, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
@@ -43,7 +44,8 @@ class Config(command.Common):
     pretrain: Pretrain
 
 
-def main(config: Config) -> None:
+def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
+    """Runs the stage; `loss(model, params, batch, key)` may be another one."""
     recipe, model, folder = config.pretrain, config.pretrain.model, Path(config.run_dir)
     if is_finished("pretrain", config):
         return
@@ -58,7 +60,7 @@ def main(config: Config) -> None:
 
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
     optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(lm_loss, model)
+    loss = functools.partial(loss, model)
 
     with Run("pretrain", config) as run:
         save_model_files(folder, model, tokenizer)
@@ -77,6 +79,7 @@ def main(config: Config) -> None:
             tokens_per_step=train.batch_size * model.context_length,
             evaluate=make_evaluate(loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),
+            derive=perplexity,
         )
 
 
@@ -95,9 +98,20 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         pretrain=Pretrain(
-            model=ModelConfig(vocab_size=1024, context_length=128, width=128, layers=4, heads=4),
+            model=ModelConfig(
+                vocab_size=1024,
+                context_length=128,
+                width=128,
+                layers=4,
+                heads=4,
+                mlp_width=352,
+                positions="rope",
+                norm="rms",
+                mlp="swiglu",
+                biases=False,
+            ),
             optimizer=OptimizerConfig(learning_rate=3e-3),
-            train=TrainConfig(steps=500, batch_size=32, evaluate_every=100, checkpoint_every=100),
+            train=TrainConfig(steps=1500, batch_size=16, evaluate_every=250, checkpoint_every=250),
         ),
     )
 

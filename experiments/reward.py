@@ -36,6 +36,8 @@ from gpt_jax.train.step import make_train_step
 class Reward:
     optimizer: OptimizerConfig
     train: TrainConfig
+    longest: int = 64
+    """Longest prompt and completion together, in tokens; a longer one keeps its end."""
     calibration_rows: int = 256
     """Demonstrations whose mean score is set to 0."""
 
@@ -55,7 +57,9 @@ def main(config: Config) -> None:
     mesh = make_mesh(config.mesh)
     model, tokenizer = load_model_files(config.init_from)
     tensorize = functools.partial(
-        pad_comparisons, tokenizer=tokenizer, longest=model.context_length
+        pad_comparisons,
+        tokenizer=tokenizer,
+        longest=min(recipe.longest, model.context_length),
     )
     rows = tensorize(config.data.read("comparisons", "train"))
     held_out = tensorize(config.data.read("comparisons", "test"))

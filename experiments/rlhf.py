@@ -25,7 +25,7 @@ import rich
 from experiments import ppo, pretrain, reward, sft
 from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
-from gpt_jax.data.microworld import gold_score
+from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
 from gpt_jax.losses.ranking import ranking_accuracies
 from gpt_jax.report import results_table, write_report, write_samples
@@ -173,6 +173,7 @@ def evaluate(config: Config, folder: Path) -> dict:
             if name == "SFT"
             else win_rate(scores[name], scores["SFT"]),
             "kl_from_sft": spread.get(name, {}).get("kl"),
+            "correct": correctness(config, rows, a),
             "length": float(a.rollout.mask_BC.sum(1).mean()),
             "entropy": spread.get(name, {}).get("entropy"),
         }
@@ -183,6 +184,7 @@ def evaluate(config: Config, folder: Path) -> dict:
         "preset": config.preset,
         "seed": config.seed,
         "device": jax.devices()[0].device_kind,
+        "command": command.invocation("rlhf"),
         "models": models,
         "reward_model": judge_reward_model(config, folder),
         "samples": [
@@ -207,6 +209,15 @@ def quality(config: Config, rows: list[dict], answers: Answers, preference) -> n
     )
 
 
+def correctness(config: Config, rows: list[dict], answers: Answers) -> float | None:
+    """Share of right answers; None on real data, where nobody knows."""
+    if not config.data.has_gold:
+        return None
+    pairs = zip(rows, answers.texts, strict=True)
+    world = make_world()
+    return float(np.mean([world.is_correct(r["prompt"][-1]["content"], t) for r, t in pairs]))
+
+
 def judge_reward_model(config: Config, folder: Path) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
@@ -214,7 +225,7 @@ def judge_reward_model(config: Config, folder: Path) -> dict:
     correct = ranking_accuracies(
         model,
         load_params(folder / "reward"),
-        pad_comparisons(test, tokenizer, model.context_length),
+        pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
     )
     return {
         "accuracy": mean_interval(correct),

@@ -9,15 +9,16 @@ Expected (tiny, microworld): the loss counts only what the assistant says.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.data.pipeline import make_batch_at
-from gpt_jax.losses.lm import lm_loss
+from gpt_jax.losses.lm import Loss, lm_loss
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
 from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit, resolve_steps
+from gpt_jax.train.loop import TrainConfig, fit, perplexity, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
@@ -38,7 +39,8 @@ class Config(command.Common):
     sft: SFT
 
 
-def main(config: Config) -> None:
+def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
+    """Runs the stage; `loss(model, params, batch, key)` may be another one."""
     recipe = config.sft
     if is_finished("sft", config):
         return
@@ -52,7 +54,7 @@ def main(config: Config) -> None:
     )
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
     optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(lm_loss, model)
+    loss = functools.partial(loss, model)
 
     with Run("sft", config) as run:
         save_model_files(run.folder, model, tokenizer)
@@ -71,6 +73,7 @@ def main(config: Config) -> None:
             tokens_per_step=train.batch_size * model.context_length,
             evaluate=make_evaluate(loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),
+            derive=perplexity,
         )
 
 
@@ -89,7 +92,7 @@ def tiny() -> Config:
         preset="tiny",
         sft=SFT(
             optimizer=OptimizerConfig(learning_rate=1e-3),
-            train=TrainConfig(steps=120, batch_size=32, evaluate_every=40, checkpoint_every=60),
+            train=TrainConfig(steps=300, batch_size=16, evaluate_every=50, checkpoint_every=100),
         ),
     )
 

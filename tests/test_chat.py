@@ -73,7 +73,7 @@ def test_a_long_conversation_keeps_going(assistant):
 def test_a_base_model_gets_a_plain_document_and_only_its_own_line_is_shown(assistant, monkeypatch):
     base = assistant._replace(stage="base")
     tokenizer = base.tokenizer
-    assert tokenizer.decode(base.prompt([_message("user", "hi")])) == "User: hi\nAssistant:"
+    assert tokenizer.decode(base.prompt([_message("user", "hi")])) == " User: hi\nAssistant:"
     monkeypatch.setattr(Tokenizer, "decode", lambda *_: " hello\nUser: and you?\nAssistant: fine")
     assert answer(base, [_message("user", "hi")], jax.random.key(0)) == "hello"
 

@@ -80,9 +80,8 @@ def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 def pack_documents(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Batch:
     """`{"text"}` records -> packed rows; every token but a document's opening <eos> is learned."""
-    encoded = tokenizer.encode_batch([row["text"] for row in rows])
-    eos = tokenizer.eos_id
-    pieces = [p for ids in encoded for p in split_document([eos, *ids, eos], length)]
+    documents = (chat.render_document(row["text"], tokenizer) for row in rows)
+    pieces = [piece for ids in documents for piece in split_document(ids, length)]
     return pack([(piece, [1] * len(piece)) for piece in pieces], length, tokenizer.pad_id)
 
 

@@ -26,18 +26,25 @@ def weighted_nll(logprobs_BT: jax.Array, weights_BT: jax.Array) -> Loss:
     return total, count, {"loss": (total, count)}
 
 
-def lm_loss(model: ModelConfig, params: dict, batch: Batch, key: jax.Array | None = None) -> Loss:
-    """Next-token prediction (Radford et al. 2018, eq. 1) on rows of packed examples.
+def next_tokens(
+    model: ModelConfig, params: dict, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(logprobs_BT, entropy_BT, weights_BT) of predicting every next token of packed rows.
 
-    The hidden state at t-1 predicts token t; the first token of a segment has weight 0, so a
+    The hidden state at t predicts token t+1; the first token of a segment has weight 0, so a
     prediction never crosses from one example into the next.
     """
-    del key  # no dropout anywhere: nothing here is random
     hidden_BTD, _ = forward(
         model, params, batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT
     )
-    # Rolling instead of slicing keeps T a power of two; the wrapped first target has weight 0.
+    # Rolling instead of slicing keeps T as it is; the target that wraps around has weight 0.
     targets_BT = jnp.roll(batch.tokens_BT, -1, axis=1)
-    weights_BT = jnp.roll(batch.weights_BT, -1, axis=1)
-    logprobs_BT, _ = token_logprobs(model, params, hidden_BTD, targets_BT)
+    logprobs_BT, entropy_BT = token_logprobs(model, params, hidden_BTD, targets_BT)
+    return logprobs_BT, entropy_BT, jnp.roll(batch.weights_BT, -1, axis=1)
+
+
+def lm_loss(model: ModelConfig, params: dict, batch: Batch, key: jax.Array | None = None) -> Loss:
+    """Next-token prediction (Radford et al. 2018, eq. 1) on rows of packed examples."""
+    del key  # no dropout anywhere: nothing here is random
+    logprobs_BT, _, weights_BT = next_tokens(model, params, batch)
     return weighted_nll(logprobs_BT, weights_BT)

@@ -14,6 +14,7 @@ from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.rl.ppo import completion_logprobs
 from gpt_jax.rl.rewards import Reward, split_rows
+from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 
 BATCH = 128  # rows per compiled call
@@ -116,20 +117,20 @@ def divergence(
     def sums(params, reference, rollout):
         logprobs, entropy = completion_logprobs(model, params, rollout, temperature)
         reference_logprobs, _ = completion_logprobs(model, reference, rollout, temperature)
-        return jnp.sum(logprobs - reference_logprobs), jnp.sum(entropy)
+        return jnp.sum(logprobs - reference_logprobs, 1), jnp.sum(entropy, 1)
 
     batches = _batches(_fill(answers.rollout))
-    parts = jax.device_get([sums(params, reference, batch) for batch in batches])
-    kl, entropy = np.sum(parts, axis=0, dtype=np.float64)
+    parts = [sums(params, reference, batch) for batch in batches]
+    kl_N, entropy_N = _join(parts, len(answers.texts))
     tokens = float(answers.rollout.mask_BC.sum())
-    return {"kl": kl / len(answers.texts), "entropy": entropy / tokens}
+    return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
 
 
 def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
     rows = split_rows(rollout)
     return Answers(
         rollout,
-        [tokenizer.decode(completion).strip() for _, completion, _ in rows],
+        [chat.read(completion, tokenizer) for _, completion, _ in rows],
         [stopped for *_, stopped in rows],
     )
 

@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import score_last_token
+from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 
 Reward = Callable[[Rollout], jax.Array]
@@ -40,7 +41,7 @@ def text_reward(rule: Callable[[list[int], str, bool], float], tokenizer: Tokeni
         rollout = jax.device_get(rollout)
         return np.array(
             [
-                rule(ids, tokenizer.decode(completion), bool(stopped))
+                rule(ids, chat.read(completion, tokenizer), stopped)
                 for ids, completion, stopped in split_rows(rollout)
             ],
             np.float32,

@@ -1,8 +1,10 @@
 """Messages -> token ids and loss mask: the only place where turns are laid out or a mask is made.
 
-    <|system|>be brief<|user|>hello<|assistant|>hi!<eos><|user|>bye<|assistant|>bye!<eos>
+    <|system|> be brief<|user|> hello<|assistant|> hi!<eos><|user|> bye<|assistant|> bye!<eos>
 
 What the assistant says, and the <eos> that ends it, is trained on (mask 1); all else is context.
+Every text begins with a space, so that its first word is the token that it is anywhere else: a
+byte-level BPE has one token for "Paris" and another for " Paris". `read` takes the space off.
 """
 
 from __future__ import annotations
@@ -26,13 +28,22 @@ def _turn_opener(role: str, tokenizer: Tokenizer) -> int:
     }[role]
 
 
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    return tokenizer.encode(" " + text)
+
+
+def read(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of a completion, as a `content` that renders to the same ids."""
+    return tokenizer.decode(ids).removeprefix(" ")
+
+
 def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """A conversation as (ids, mask), both of length T; mask is 1 on the assistant's words and <eos>."""
     ids: list[int] = []
     mask: list[int] = []
     for message in messages:
         spoken = message["role"] == "assistant"
-        content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * spoken
+        content = _encode(message["content"], tokenizer) + [tokenizer.eos_id] * spoken
         ids += [_turn_opener(message["role"], tokenizer), *content]
         mask += [0] + [int(spoken)] * len(content)
     return ids, mask
@@ -46,16 +57,16 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
 
 def render_completion(text: str, stopped: bool, tokenizer: Tokenizer) -> list[int]:
     """What follows a prompt: the text, and <eos> if the assistant stopped by itself."""
-    return tokenizer.encode(text) + [tokenizer.eos_id] * stopped
+    return _encode(text, tokenizer) + [tokenizer.eos_id] * stopped
 
 
 def render_document(text: str, tokenizer: Tokenizer) -> list[int]:
     """A pretraining document between two <eos>: the first opens it, the last is learned."""
-    return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    return [tokenizer.eos_id, *_encode(text, tokenizer), tokenizer.eos_id]
 
 
 def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """The conversation as a plain document for a base model, which never saw the chat tokens."""
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
     lines = [f"{names[m['role']]}: {m['content']}\n" for m in messages]
-    return [tokenizer.eos_id, *tokenizer.encode("".join(lines) + "Assistant:")]
+    return [tokenizer.eos_id, *_encode("".join(lines) + "Assistant:", tokenizer)]

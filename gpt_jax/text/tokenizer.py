@@ -85,10 +85,6 @@ class Tokenizer:
         """Ids of `text`; never one of the special ids."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` for many texts at once, on all cores."""
-        return [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
-
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)

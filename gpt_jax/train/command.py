@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import tyro
 
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
+from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig
 
 Config = TypeVar("Config")
@@ -57,6 +59,7 @@ def run(
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS chat a lot
     use_compilation_cache()
+    keep_freed_memory()
     try:
         main(parse(sys.argv[1:], presets, description))
     except UserError as error:
@@ -80,6 +83,12 @@ def parse(arguments: list[str], presets: dict[str, Callable[[], Config]], descri
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
     default = presets[name]()
     return tyro.cli(type(default), default=default, args=arguments, description=description)
+
+
+def invocation(experiment: str) -> str:
+    """The command that started this program; from a notebook, just the experiment's name."""
+    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == experiment else []
+    return shlex.join(["python", "-m", f"experiments.{experiment}", *arguments])
 
 
 def use_compilation_cache() -> None:

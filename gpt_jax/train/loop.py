@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,7 @@ def fit(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     schedule: Callable[[int], Any] | None = None,
     headline: tuple[str, ...] = ("loss",),
+    derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {},
     finish: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
     """Takes `state` to `config.steps`, from wherever it stands.
@@ -67,6 +69,7 @@ def fit(
       evaluate: gives held-out metrics, written under `eval/`.
       schedule: learning rate of an update number, written as `lr`.
       headline: the metrics that the progress bar shows.
+      derive: further metrics, formed from the means (a perplexity, a rate).
       finish: applied to the state after the last step, before it is evaluated and saved.
     """
     start = int(state.step)
@@ -78,6 +81,7 @@ def fit(
         values |= clock.lap(number, values.pop("tokens", None))
         if schedule is not None:
             values["lr"] = float(schedule(number - 1))
+        values |= derive(values)
         shown = {name.split("/")[-1]: values[name] for name in headline}
         progress.update(number, **shown, tokens_per_second=values["tokens_per_second"])
         if number % config.log_every == 0 or number in (1, config.steps):
@@ -128,3 +132,8 @@ class _Clock:
         seconds, self.last = now - self.last, now
         tokens = self.tokens_per_step if tokens is None else tokens
         return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}
+
+
+def perplexity(values: dict[str, float]) -> dict[str, float]:
+    """exp(loss), for `derive` of the language-model stages."""
+    return {"perplexity": math.exp(min(values["loss"], 700.0))}

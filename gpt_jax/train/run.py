@@ -12,6 +12,7 @@ import rich
 from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
+from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
@@ -58,6 +59,7 @@ class Run:
         self.checkpoints.close()
         self.metrics.close()
         if error_type is None:
+            write_report(self.folder)
             (self.folder / FINISHED).touch()
 
     def restore_or_create(self, init: Callable[..., TrainState], *args: Any, mesh: Mesh) -> TrainState:

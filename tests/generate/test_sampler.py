@@ -15,6 +15,7 @@ from gpt_jax.generate.sampler import filter_logprobs
 from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs
 
 PAD, STOP, C = 0, 1, 6
+init_jit = jax.jit(init, static_argnums=0)
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
 LLAMA = dataclasses.replace(
     GPT, kv_heads=2, positions="rope", norm="rms", mlp="swiglu", tied=False, biases=False
@@ -22,11 +23,11 @@ LLAMA = dataclasses.replace(
 ROWS = [[5, 9, 11, 4, 7], [8, 3], [12]]
 
 
-@pytest.fixture(params=["gpt", "llama"])
+@pytest.fixture(params=["gpt", "llama"], scope="module")
 def model(request):
     config = {"gpt": GPT, "llama": LLAMA}[request.param]
     # Ten times the usual scale: distributions that are far from uniform.
-    return config, jax.tree.map(lambda x: 10.0 * x, init(config, jax.random.key(0)))
+    return config, jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
 
 
 def run(model, rows=ROWS, length=5, seed=0, **options):
@@ -41,7 +42,7 @@ def run(model, rows=ROWS, length=5, seed=0, **options):
 def full_forward(model, rollout, temperature=1.0):
     """Log-probabilities of the completion, from one forward pass over the whole rollout."""
     config, params = model
-    hidden, _ = forward(
+    hidden, _ = jax.jit(forward, static_argnums=0)(
         config, params, rollout.tokens_BT, rollout.positions_BT, rollout.segment_ids_BT
     )
     P = rollout.tokens_BT.shape[1] - C
@@ -55,12 +56,13 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     """Invariant 2. Break it: `q_offset=0` in the attention of transformer.py."""
     config, params = model
     prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
-    full, _ = forward(config, params, *prompts)
+    step_fn = jax.jit(functools.partial(forward, config))
+    full, _ = step_fn(params, *prompts)
     cache = init_cache(config, len(ROWS), 9)
-    start, cache = forward(config, params, *(x[:, :4] for x in prompts), cache)
+    start, cache = step_fn(params, *(x[:, :4] for x in prompts), cache)
     steps = [start]
     for t in range(4, 7):
-        step, cache = forward(config, params, *(x[:, t : t + 1] for x in prompts), cache)
+        step, cache = step_fn(params, *(x[:, t : t + 1] for x in prompts), cache)
         steps.append(step)
     assert int(cache.index) == 7
     real = np.asarray(prompts.segment_ids_BP) != 0

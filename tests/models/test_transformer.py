@@ -1,6 +1,7 @@
 """The decoder: masking, packing, scanning, recomputation, precision."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,10 @@ def config(request):
     return CONFIGS[request.param]
 
 
+@functools.cache
 def big_params(config):
     """Parameters with weights large enough that every mistake shows in the outputs."""
-    params = init(config, jax.random.key(0))
+    params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [
@@ -54,8 +56,13 @@ def rows(sequences, width, side="right"):
 
 def logprobs(config, params, tokens, positions, segments):
     """Of every next token, with the pairs that lie within one segment."""
-    hidden, _ = forward(config, params, tokens, positions, segments)
-    values, _ = token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])
+
+    @jax.jit
+    def values_of(params, tokens, positions, segments):
+        hidden, _ = forward(config, params, tokens, positions, segments)
+        return token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])[0]
+
+    values = values_of(params, tokens, positions, segments)
     real = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
     return np.asarray(values), real
 
@@ -179,4 +186,4 @@ def test_initial_scales():
 )
 def test_impossible_shapes_end_in_a_sentence(change, sentence):
     with pytest.raises(UserError, match=sentence):
-        ModelConfig(**{**dict(vocab_size=37, context_length=24, width=16, layers=3, heads=4), **change})
+        dataclasses.replace(GPT, **{"head_size": None, **change})

@@ -17,7 +17,6 @@ def tokenizer():
 @pytest.mark.parametrize("text", ["", " ", "12 + 7", "naïve 北京 🙂", "\n\n\t x", "\x00\x7f", "é" * 9])
 def test_every_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode_batch([text, text]) == [tokenizer.encode(text)] * 2
 
 
 def test_text_cannot_forge_a_special_token(tokenizer):
@@ -63,7 +62,8 @@ def test_mask_is_on_what_the_assistant_says(tokenizer):
     ids, mask = chat.render(messages, tokenizer)
     learned = [i for i, m in zip(ids, mask, strict=True) if m]
     eos = tokenizer.eos_id
-    assert learned == tokenizer.encode("hi!") + [eos] + tokenizer.encode("bye!") + [eos]
+    assert learned == tokenizer.encode(" hi!") + [eos] + tokenizer.encode(" bye!") + [eos]
+    assert chat.read(tokenizer.encode(" hi!") + [eos], tokenizer) == "hi!"
     assert mask[ids.index(tokenizer.assistant_id)] == 0
     assert ids.count(eos) == 2
 

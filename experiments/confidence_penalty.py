@@ -1,0 +1,36 @@
+"""An ablation in thirty lines: finetuning with a confidence penalty (Pereyra et al. 2017).
+
+    python -m experiments.confidence_penalty --init-from runs/pretrain/default --beta 0.1
+
+The loss is the usual one minus beta times the entropy of every prediction, so the model is paid
+for staying unsure. Everything else is `experiments.sft`. Compare the two runs' `report.html`.
+"""
+
+import dataclasses
+import functools
+
+from experiments import sft
+from gpt_jax.losses.lm import next_tokens, weighted_nll
+from gpt_jax.train import command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(sft.Config):
+    run_dir: str = "runs/confidence_penalty/default"
+    beta: float = 0.1
+    """Nats of loss that a nat of entropy is worth."""
+
+
+def penalised_loss(model, params, batch, key=None, *, beta: float):
+    logprobs_BT, entropy_BT, weights_BT = next_tokens(model, params, batch)
+    return weighted_nll(logprobs_BT + beta * entropy_BT, weights_BT)
+
+
+def main(config: Config) -> None:
+    sft.main(config, loss=functools.partial(penalised_loss, beta=config.beta))
+
+
+presets = {name: lambda p=p: Config(preset=p().preset, sft=p().sft) for name, p in sft.presets.items()}
+
+if __name__ == "__main__":
+    command.run(main, presets, __doc__)

@@ -1,0 +1,75 @@
+"""Invariant 11: every preset of every experiment builds, lowers and shape-checks, without running.
+
+Break it: give a preset a width that its heads do not divide, or a batch that cannot accumulate.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import ppo, pretrain, reward, rlhf, sft
+from gpt_jax.models.heads import init_scorer
+from gpt_jax.models.transformer import init
+from gpt_jax.train import command
+from gpt_jax.train.checkpoint import save_model_files
+
+STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
+
+
+class Lowered(Exception):
+    """Stops a stage where training would begin."""
+
+
+@pytest.fixture
+def without_training(monkeypatch):
+    """Replaces `fit` by tracing the step on the stage's real first batch."""
+
+    def only_trace(run, state, step, batch_at, config, *, mesh, **_):
+        batch = jax.tree.map(jnp.asarray, batch_at(0))
+        after, metrics = jax.eval_shape(step, state, batch)
+        same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
+        assert all(jax.tree.leaves(same)), "a step must keep the shapes of its state"
+        assert all(total.shape == () for total, _ in metrics.values())
+        raise Lowered
+
+    for stage in STAGES.values():
+        monkeypatch.setattr(stage, "fit", only_trace)
+
+
+@pytest.mark.parametrize("preset", list(rlhf.presets))
+@pytest.mark.parametrize("name", list(STAGES))
+def test_every_preset_traces(name, preset, without_training, monkeypatch, tmp_path):
+    config = rlhf.presets[preset]()
+    model = config.pretrain.model
+    common = command.shared(config, run_dir=str(tmp_path / "run"))
+    inputs = {} if name == "pretrain" else {"init_from": str(tmp_path)}
+    if name == "ppo":
+        inputs["reward_from"] = "scorer"
+    if name != "pretrain":
+        from gpt_jax.text.tokenizer import Tokenizer
+
+        texts = (row["text"] for row in config.data.read("text", "train")[:500])
+        save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(lambda: init(model, jax.random.key(0))),
+        )
+        scorer = init_scorer(model, zeros, jax.random.key(0))
+        monkeypatch.setattr(
+            STAGES[name],
+            "load_params",
+            lambda folder, mesh=None: scorer if folder == "scorer" else zeros,
+        )
+    stage = STAGES[name]
+    with pytest.raises(Lowered):
+        stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
+
+
+@pytest.mark.parametrize("experiment", [pretrain, sft, reward, ppo, rlhf])
+def test_presets_parse_and_agree_with_their_names(experiment):
+    for name in experiment.presets:
+        assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name
+        changed = command.parse(
+            ["--preset", name, "--seed", "7"], experiment.presets, ""
+        )
+        assert changed.seed == 7

@@ -1,0 +1,90 @@
+"""Invariant 6: killed at any moment and run again, a run ends with the very same parameters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from gpt_jax.train.checkpoint import load_params
+
+STAGES = {"pretrain": 60, "sft": 40, "reward": 40, "ppo": 6}  # stage -> steps
+OPTIONS = [
+    f"--{stage}.train.{name}={value}"
+    for stage, steps in STAGES.items()
+    for name, value in {
+        "steps": steps,
+        "log-every": 1,
+        "checkpoint-every": steps // 3,
+        "evaluate-every": steps,
+    }.items()
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and one folder of compiled programs for all the runs of this file."""
+    cache = tmp_path_factory.mktemp("xla")
+    flags = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return os.environ | flags | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def start(folder, environment) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.rlhf", "--preset=smoke", f"--run-dir={folder}"]
+    return subprocess.Popen(
+        command + OPTIONS, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def steps_written(folder) -> int:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+
+def kill_inside(stage: str, folder, environment) -> None:
+    """Starts the run and sends SIGKILL when the stage is past its first checkpoint."""
+    process = start(folder, environment)
+    deadline = time.monotonic() + 400
+    while steps_written(folder / stage) < STAGES[stage] // 2:
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / stage / "finished").exists()
+
+
+def test_sigkill_inside_every_stage_changes_nothing(tmp_path, environment):
+    """Break it: drop `opt_state` from the checkpoint, or draw a key from the clock."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(whole, environment))
+    for stage in STAGES:
+        kill_inside(stage, broken, environment)
+    output = finish(start(broken, environment))
+    assert f"ppo: resuming {broken}/ppo from step" in output.replace("\n", "")
+
+    for stage, steps in STAGES.items():
+        ours, theirs = load_params(whole / stage), load_params(broken / stage)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+        rows = [json.loads(line) for line in (broken / stage / "metrics.jsonl").open()]
+        logged = [row["step"] for row in rows if "eval/loss" not in row]
+        assert logged == list(range(1, steps + 1)), "every step is logged exactly once"
+    results = [json.loads((f / "results.json").read_text()) for f in (whole, broken)]
+    for result in results:
+        result.pop("seconds"), result.pop("command")
+    assert results[0] == results[1]
+
+    again = finish(start(broken, environment))
+    assert again.count("already finished") == len(STAGES)

@@ -1,0 +1,150 @@
+"""The stages as a user runs them, in the smoke preset."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
+from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.losses.ranking import score_comparisons
+from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.train import command
+from gpt_jax.train.checkpoint import load_model, load_params
+from gpt_jax.train.metrics import read_metrics
+
+ONE = MeshConfig(data=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished smoke run of the whole recipe, and its results."""
+    folder = tmp_path_factory.mktemp("rlhf")
+    config = command.parse(
+        ["--preset=smoke", f"--run-dir={folder}", "--mesh.data=1"], rlhf.presets, ""
+    )
+    return folder, rlhf.main(config)
+
+
+def test_everything_is_written(run):
+    folder, results = run
+    for name in ("config.json", "results.json", "report.html", "samples.md"):
+        assert (folder / name).stat().st_size > 100
+    for stage in ("pretrain", "sft", "reward", "ppo"):
+        for name in ("config.json", "metrics.jsonl", "model.json", "tokenizer.json", "report.html"):
+            assert (folder / stage / name).exists(), (stage, name)
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert [m["name"] for m in results["models"]] == ["base", "SFT", "best-of-2", "PPO"]
+    for model in results["models"]:
+        mean, low, high = model["gold"]
+        assert 0 <= low <= mean <= high <= 1
+    sft_row = results["models"][1]
+    assert sft_row["win_rate_vs_sft"] is None and sft_row["kl_from_sft"] == pytest.approx(0)
+    assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
+
+
+def test_ppo_metrics_have_the_names_people_know(run):
+    row = read_metrics(run[0] / "ppo")[0]
+    assert {
+        *(f"objective/{n}" for n in ("kl", "kl_coef", "entropy", "non_score_reward")),
+        *(f"objective/{n}" for n in ("rlhf_reward", "scores")),
+        *(f"policy/{n}" for n in ("approxkl_avg", "clipfrac_avg", "entropy_avg")),
+        *(f"loss/{n}" for n in ("policy_avg", "value_avg")),
+        *(f"val/{n}" for n in ("clipfrac_avg", "ratio", "ratio_var", "num_eos_tokens")),
+        *("eps", "episode", "lr", "grad_norm"),
+    } <= set(row)
+    assert row["objective/kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_reward_model_is_calibrated(run):
+    """Invariant 8: mean 0 on demonstrations. Break `calibrate` in experiments/reward.py."""
+    config = rlhf.presets["smoke"]()
+    model, _, tokenizer = load_model(run[0] / "sft")
+    rows = config.data.read("demonstrations", "train")[: config.reward.calibration_rows]
+    rows = [
+        {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
+        for m in (row["messages"] for row in rows)
+    ]
+    batch = pad_comparisons(rows, tokenizer, config.reward.longest)
+    scores = jax.jit(functools.partial(score_comparisons, model))(
+        load_params(run[0] / "reward"), batch
+    )
+    assert abs(float(np.mean(scores))) < 1e-4
+
+
+def test_stages_run_on_their_own(run, tmp_path):
+    """Each stage takes the previous one's folder, and gives what `rlhf` gives."""
+    folder, _ = run
+    common = {"preset": "smoke", "mesh": ONE}
+    again = sft.Config(
+        **common, run_dir=f"{tmp_path}/sft", init_from=f"{folder}/pretrain", sft=sft.smoke().sft
+    )
+    sft.main(again)
+    jax.tree.map(
+        np.testing.assert_array_equal, load_params(tmp_path / "sft"), load_params(folder / "sft")
+    )
+
+
+def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
+    """A host reward: any Python function of the tokens."""
+    folder, _ = run
+    config = ppo.Config(
+        preset="smoke",
+        mesh=ONE,
+        run_dir=f"{tmp_path}/ppo",
+        init_from=f"{folder}/sft",
+        reward_from=f"{folder}/reward",
+        ppo=ppo.smoke().ppo,
+    )
+    ppo.main(config, reward=lambda rollout: -np.asarray(rollout.mask_BC).sum(1))
+    rows = read_metrics(tmp_path / "ppo")
+    assert len(rows) == config.ppo.train.steps
+
+
+def test_the_readme_example_swaps_the_loss(run, tmp_path):
+    folder, _ = run
+    smoke = confidence_penalty.presets["smoke"]()
+    losses = {}
+    for beta in (0.0, 1.0):
+        config = confidence_penalty.Config(
+            preset="smoke",
+            mesh=ONE,
+            run_dir=f"{tmp_path}/{beta}",
+            init_from=f"{folder}/pretrain",
+            beta=beta,
+            sft=smoke.sft,
+        )
+        confidence_penalty.main(config)
+        losses[beta] = read_metrics(tmp_path / str(beta))[0]["loss"]
+    assert losses[1.0] < losses[0.0]
+
+
+def test_real_files_take_the_same_path(shared_data, tmp_path):
+    """Tiny Shakespeare, Alpaca and hh-rlhf through every stage; no gold score, so the reward's."""
+    results = rlhf.main(
+        command.parse(
+            [
+                "--preset=smoke",
+                f"--run-dir={tmp_path}",
+                "--mesh.data=1",
+                f"--data.text={shared_data}/tinyshakespeare/input.txt",
+                f"--data.demonstrations={shared_data}/alpaca/alpaca_first10k.jsonl.gz",
+                f"--data.comparisons={shared_data}/hh-rlhf/split_train.jsonl.gz",
+                f"--data.test-comparisons={shared_data}/hh-rlhf/split_eval.jsonl.gz",
+            ],
+            rlhf.presets,
+            "",
+        )
+    )
+    assert results["reward_model"]["pairs"] > 900
+    assert all(model["gold"] is None for model in results["models"])
+
+
+def test_pretraining_lowers_the_loss(run):
+    rows = read_metrics(run[0] / "pretrain")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0] - 0.3
+    assert pretrain.smoke().pretrain.train.steps == rows[-1]["step"]
+    assert reward.smoke().reward.train.steps == read_metrics(run[0] / "reward")[-1]["step"]

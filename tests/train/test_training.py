@@ -1,0 +1,180 @@
+"""The optimizer, checkpoints, run folders and the loop."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt_jax.data import pipeline
+from gpt_jax.errors import UserError
+from gpt_jax.losses.lm import lm_loss
+from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.models.heads import init_scorer
+from gpt_jax.models.transformer import init
+from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.train import command
+from gpt_jax.train import state as states
+from gpt_jax.train.checkpoint import Checkpoints, load_params
+from gpt_jax.train.evaluate import make_evaluate
+from gpt_jax.train.loop import TrainConfig, fit
+from gpt_jax.train.metrics import read_metrics
+from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from gpt_jax.train.run import Run
+from gpt_jax.train.state import TrainState
+from gpt_jax.train.step import make_train_step
+from tests import tiny
+
+ONE = MeshConfig(data=1)
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+def test_schedule_rises_then_falls(shape):
+    config = OptimizerConfig(learning_rate=2.0, schedule=shape, warmup_fraction=0.1)
+    rates = [float(make_schedule(config, 100)(n)) for n in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == pytest.approx(2.0) and rates[10] == pytest.approx(2.0)
+    assert rates[99] == pytest.approx(2.0 if shape == "constant" else 0.2, rel=0.05)
+    assert all(a >= b - 1e-6 for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_decay_spares_norms_biases_and_positions():
+    mask = decay_mask(init(tiny.MODEL, jax.random.key(0)))
+    assert mask["embed"] == {"tokens": True, "positions": False}
+    assert mask["blocks"]["attn"]["q"] and not mask["blocks"]["attn"]["q_bias"]
+    assert not any(mask["final_norm"].values())
+
+
+def test_first_update_is_adamw_in_float64():
+    """One AdamW step with clipping (Loshchilov & Hutter 2019, alg. 2), by hand."""
+    config = OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0, weight_decay=0.5, clip=1.0)
+    params = {"blocks": {"mlp": {"up": jnp.array([[1.0, -2.0]])}}}
+    grads = jax.tree.map(lambda _: jnp.array([[3.0, -4.0]]), params)
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    clipped = np.array([3.0, -4.0]) / 5
+    # After bias correction the first moments are g and g^2.
+    expected = -0.1 * (clipped / (np.abs(clipped) + 1e-8) + 0.5 * np.array([1.0, -2.0]))
+    np.testing.assert_allclose(updates["blocks"]["mlp"]["up"][0], expected, rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Common):
+    run_dir: str
+
+
+def setup(steps=6, batch=4):
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), steps)
+    loss = functools.partial(lm_loss, tiny.MODEL)
+    rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 16), 20)
+
+    def create(key):
+        return TrainState.create(init(tiny.MODEL, key), optimizer)
+
+    return create, make_train_step(loss, optimizer), pipeline.make_batch_at(rows, batch, 0)
+
+
+def train(folder, steps, stop_at=None, config_steps=6):
+    create, step, batch_at = setup(config_steps)
+    mesh = make_mesh(ONE)
+
+    def interrupted(number):
+        if number == stop_at:
+            raise KeyboardInterrupt
+        return batch_at(number)
+
+    with Run("test", Config(run_dir=str(folder))) as run:
+        state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
+        config = TrainConfig(steps=steps, log_every=1, checkpoint_every=2)
+        return fit(run, state, step, interrupted, config, mesh=mesh, tokens_per_step=80)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    whole = train(tmp_path / "whole", 6)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", 6, stop_at=3)
+    assert Checkpoints(tmp_path / "broken").latest_step == 3
+    resumed = train(tmp_path / "broken", 6)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+    steps = [row["step"] for row in read_metrics(tmp_path / "broken")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "broken" / "report.html").exists()
+
+
+def test_the_step_compiles_once(tmp_path):
+    """Count compilations: a change of shape, dtype or sharding between steps would recompile."""
+    create, step, batch_at = setup()
+    mesh = make_mesh(ONE)
+    with jax.set_mesh(mesh):
+        state = states.create(create, jax.random.key(0), mesh=mesh)
+        for i in range(4):
+            state, _ = step(state, pipeline.place(batch_at(i), mesh))
+    assert step._cache_size() == 1
+
+
+def test_metrics_have_the_names_people_know(tmp_path):
+    train(tmp_path, 2, config_steps=2)
+    assert {"step", "loss", "grad_norm", "tokens_per_second"} <= set(read_metrics(tmp_path)[0])
+
+
+def test_a_checkpoint_moves_between_meshes(tmp_path):
+    """Invariant 6: written by eight devices, read by one, and the other way round."""
+    create, _, _ = setup()
+    eight, one = make_mesh(MeshConfig(2, 2, 2)), make_mesh(ONE)
+    for name, source, target in (("a", eight, one), ("b", one, eight)):
+        state = states.create(create, jax.random.key(0), mesh=source)
+        checkpoints = Checkpoints(tmp_path / name)
+        checkpoints.save(1, state)
+        checkpoints.close()
+        wanted = states.abstract(create, jax.random.key(0), mesh=target)
+        restored = Checkpoints(tmp_path / name).restore(wanted)
+        jax.tree.map(np.testing.assert_array_equal, state, restored)
+        for leaf, struct in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
+            assert leaf.sharding == struct.sharding
+        alone = load_params(tmp_path / name, target)
+        jax.tree.map(np.testing.assert_array_equal, state.params, alone)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    Run("test", Config(run_dir=str(tmp_path))).__exit__(None)
+    with pytest.raises(UserError, match="seed was 0 and is now 1"):
+        Run("test", Config(run_dir=str(tmp_path), seed=1))
+    with pytest.raises(UserError, match="cannot be written"):
+        (tmp_path / "file").write_text("")
+        Run("test", Config(run_dir=str(tmp_path / "file" / "run")))
+
+
+def test_evaluation_counts_every_row_once():
+    """Seven rows in batches of four: the eighth is empty and changes nothing (invariant 1)."""
+    rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 7), 20)
+    params = tiny.params()
+    mesh = make_mesh(ONE)
+    loss = functools.partial(lm_loss, tiny.MODEL)
+    state = TrainState(jnp.zeros(()), params, None)
+    value = make_evaluate(loss, rows, 4, mesh)(state)["loss"]
+    total, count, _ = loss(params, rows)
+    assert value == pytest.approx(float(total / count), rel=1e-6)
+
+
+def test_reward_metrics_ignore_empty_slots_and_pad_width():
+    """Invariant 1 for the reward model: wider rows, more empty rows, the same metrics."""
+    rng = np.random.default_rng(0)
+    rows = tiny.comparisons(rng, 5, 3, 20)
+    wide = rows._replace(
+        **{n: np.pad(getattr(rows, n), ((0, 0), (0, 1), (0, 9))) for n in rows._fields[:3]},
+        ranks_BK=np.pad(rows.ranks_BK, ((0, 0), (0, 1)), constant_values=-1),
+    )
+    scorer = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(0))
+    state = TrainState(jnp.zeros(()), scorer, None)
+    loss = functools.partial(ranking_loss, tiny.MODEL)
+    a, b = (make_evaluate(loss, r, n, make_mesh(ONE))(state) for r, n in ((rows, 5), (wide, 4)))
+    assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_config_json_is_complete(tmp_path):
+    Run("test", Config(run_dir=str(tmp_path))).__exit__(None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {"preset", "seed", "mesh", "data"} <= set(config)
