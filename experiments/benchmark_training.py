@@ -58,9 +58,7 @@ def main(benchmark: Benchmark, output: Path | None = None) -> dict[str, float]:
         "PyTorch compiled": torch_step(config, benchmark, tokens_BT, compiled=True),
     }
     seconds = time_in_turns(contestants, benchmark)
-    speed = {
-        name: tokens_BT.size / statistics.median(rounds) for name, rounds in seconds.items()
-    }
+    speed = {name: tokens_BT.size / statistics.median(rounds) for name, rounds in seconds.items()}
     rival = max((name for name in speed if name != "gpt_jax"), key=speed.get)
     ratio = statistics.median(
         theirs / ours for theirs, ours in zip(seconds[rival], seconds["gpt_jax"], strict=True)

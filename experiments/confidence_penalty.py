@@ -30,7 +30,9 @@ def main(config: Config) -> None:
     sft.main(config, loss=functools.partial(penalised_loss, beta=config.beta))
 
 
-presets = {name: lambda p=p: Config(preset=p().preset, sft=p().sft) for name, p in sft.presets.items()}
+presets = {
+    name: lambda p=p: Config(preset=p().preset, sft=p().sft) for name, p in sft.presets.items()
+}
 
 if __name__ == "__main__":
     command.run(main, presets, __doc__)

@@ -127,7 +127,7 @@ def evaluate(config: Config, folder: Path) -> dict:
     rows = config.data.read("prompts", "test")[: config.evaluate.prompts]
     longest = model.context_length - new_tokens
     chats = pad_prompt_records(rows, tokenizer, longest)
-    # The base model never saw the chat tokens: it gets the conversation as a document to go on with.
+    # The base model never saw the chat tokens: it gets the conversation as a document.
     rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
     documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
 
@@ -169,9 +169,7 @@ def evaluate(config: Config, folder: Path) -> dict:
             "reward": mean_interval(
                 evaluation.score(evaluation.in_place_of_prompts(a, chats), preference)
             ),
-            "win_rate_vs_sft": None
-            if name == "SFT"
-            else win_rate(scores[name], scores["SFT"]),
+            "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
             "kl_from_sft": spread.get(name, {}).get("kl"),
             "correct": correctness(config, rows, a),
             "length": float(a.rollout.mask_BC.sum(1).mean()),

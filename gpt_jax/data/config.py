@@ -16,7 +16,8 @@ class DataConfig:
     text: str = "microworld"
     """Documents to pretrain on."""
     demonstrations: str = "microworld"
-    """Conversations to finetune on: `messages`, `prompt, completion` or `instruction, input, output`."""
+    """Conversations to finetune on: `messages`, `prompt, completion` or `instruction, input,
+    output`."""
     comparisons: str = "microworld"
     """Ranked answers for the reward model: `prompt, chosen, rejected`, `chosen, rejected`
     transcripts, or `prompt, completions, ranks`."""

@@ -28,8 +28,13 @@ import re
 from gpt_jax.errors import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-         "system": "system"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 class NotADemonstration(UserError):
@@ -58,8 +63,10 @@ def to_demonstration(row) -> dict:
     elif "instruction" in row:
         turns = [*to_prompt(row)["prompt"], _reply(_first_instance(row).get("output"), "output")]
     else:
-        raise UserError(f"a demonstration needs `messages`, `prompt` and `completion`, or "
-                        f"`instruction` and `output`, but the keys are {_keys(row)}")
+        raise UserError(
+            f"a demonstration needs `messages`, `prompt` and `completion`, or "
+            f"`instruction` and `output`, but the keys are {_keys(row)}"
+        )
     if row.get("label") is False:
         raise NotADemonstration("`label` is false: this reply is marked as a bad one")
     if turns[-1]["role"] != "assistant":
@@ -75,8 +82,10 @@ def to_comparison(row) -> dict:
         stopped = _list(row, "stopped") if "stopped" in row else [True] * len(completions)
         prompt = to_prompt(row)["prompt"]
     elif "chosen" not in row or "rejected" not in row:
-        raise UserError(f"a comparison needs `chosen` and `rejected`, or `completions` and "
-                        f"`ranks`, but the keys are {_keys(row)}")
+        raise UserError(
+            f"a comparison needs `chosen` and `rejected`, or `completions` and "
+            f"`ranks`, but the keys are {_keys(row)}"
+        )
     elif {"prompt", "conversations", "instruction"} & set(row):
         prompt = to_prompt(row)["prompt"]
         completions = [_content(row[key], key) for key in ("chosen", "rejected")]
@@ -86,9 +95,11 @@ def to_comparison(row) -> dict:
         prompt, completions = _split_transcripts(row)
         ranks, stopped = [0, 1], [True, True]
     if len(completions) < 2 or not len(completions) == len(ranks) == len(stopped):
-        raise UserError(f"a comparison needs at least 2 completions and as many ranks, but there "
-                        f"are {len(completions)} completions, {len(ranks)} ranks and "
-                        f"{len(stopped)} marks in `stopped`")
+        raise UserError(
+            f"a comparison needs at least 2 completions and as many ranks, but there "
+            f"are {len(completions)} completions, {len(ranks)} ranks and "
+            f"{len(stopped)} marks in `stopped`"
+        )
     if not all(isinstance(text, str) for text in completions):
         raise UserError("every completion must be a string")
     if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks):
@@ -98,8 +109,12 @@ def to_comparison(row) -> dict:
     if len({(text, mark) for text, mark in zip(completions, stopped, strict=True)}) == 1:
         ranks = [0] * len(ranks)
     levels = sorted(set(ranks))
-    return {"prompt": prompt, "completions": completions,
-            "ranks": [levels.index(rank) for rank in ranks], "stopped": stopped}
+    return {
+        "prompt": prompt,
+        "completions": completions,
+        "ranks": [levels.index(rank) for rank in ranks],
+        "stopped": stopped,
+    }
 
 
 def to_prompt(row) -> dict:
@@ -118,8 +133,10 @@ def to_prompt(row) -> dict:
     elif "chosen" in row and "rejected" in row:
         turns, _ = _split_transcripts(row)
     else:
-        raise UserError(f"a prompt needs one of `prompt`, `instruction`, `messages` or "
-                        f"`conversations`, but the keys are {_keys(row)}")
+        raise UserError(
+            f"a prompt needs one of `prompt`, `instruction`, `messages` or "
+            f"`conversations`, but the keys are {_keys(row)}"
+        )
     if not turns or turns[-1]["role"] != "user":
         raise UserError("a prompt must end with a turn of the user")
     return {"prompt": _check_order(turns)}
@@ -182,13 +199,15 @@ def _reply(value, key: str) -> dict:
 
 def _turns(row: dict) -> list[dict]:
     """The turns of `messages` or `conversations`, with canonical roles."""
-    key, who, what = (("messages", "role", "content") if "messages" in row
-                      else ("conversations", "from", "value"))
+    key, who, what = (
+        ("messages", "role", "content") if "messages" in row else ("conversations", "from", "value")
+    )
     turns = []
     for turn in _list(row, key):
         if not isinstance(turn, dict) or turn.get(who) not in ROLES:
-            raise UserError(f"every turn in `{key}` needs `{who}` (one of {', '.join(ROLES)}) "
-                            f"and `{what}`")
+            raise UserError(
+                f"every turn in `{key}` needs `{who}` (one of {', '.join(ROLES)}) and `{what}`"
+            )
         role = ROLES[turn[who]]
         if role == "assistant":
             turns.append(_reply(turn.get(what), what))
@@ -204,8 +223,10 @@ def _check_order(turns: list[dict]) -> list[dict]:
     roles = [turn["role"] for turn in turns]
     spoken = roles[1:] if roles[0] == "system" else roles
     if spoken != [("user", "assistant")[i % 2] for i in range(len(spoken))] or not spoken:
-        raise UserError(f"turns must alternate user, assistant, ... after at most one system "
-                        f"turn, but they are {', '.join(roles)}")
+        raise UserError(
+            f"turns must alternate user, assistant, ... after at most one system "
+            f"turn, but they are {', '.join(roles)}"
+        )
     return turns
 
 
@@ -221,8 +242,9 @@ def _parse_prompt(value) -> list[dict]:
 def _parse_transcript(text: str) -> list[dict]:
     """hh-rlhf turns. Turns without words are left out, and turns of one speaker joined."""
     turns = []
-    for mark, content in re.findall(r"\n\n(Human|Assistant):(.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)",
-                                    text, re.DOTALL):
+    for mark, content in re.findall(
+        r"\n\n(Human|Assistant):(.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)", text, re.DOTALL
+    ):
         role, content = "user" if mark == "Human" else "assistant", content.strip()
         if turns and content and turns[-1]["role"] == role:
             turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content}"}
@@ -236,12 +258,16 @@ def _split_transcripts(row: dict) -> tuple[list[dict], list[str]]:
     texts = [_string(row, "chosen"), _string(row, "rejected")]
     for key, text in zip(("chosen", "rejected"), texts, strict=True):
         if not text.startswith(HUMAN) or ASSISTANT not in text:
-            raise UserError(f"without a `prompt`, `{key}` must be a transcript that begins with "
-                            f"\"\\n\\nHuman:\" and holds \"\\n\\nAssistant:\"")
+            raise UserError(
+                f"without a `prompt`, `{key}` must be a transcript that begins with "
+                f'"\\n\\nHuman:" and holds "\\n\\nAssistant:"'
+            )
     shared = os.path.commonprefix(texts)
     if ASSISTANT not in shared:
         raise UserError("`chosen` and `rejected` share no turn of the user, so there is no prompt")
     end = shared.rindex(ASSISTANT) + len(ASSISTANT)
     # Where they part earlier than in their last reply, only the first differing reply is compared.
-    return (_parse_transcript(texts[0][:end]),
-            [text[end:].split(HUMAN)[0].strip() for text in texts])
+    return (
+        _parse_transcript(texts[0][:end]),
+        [text[end:].split(HUMAN)[0].strip() for text in texts],
+    )

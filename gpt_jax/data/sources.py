@@ -24,15 +24,20 @@ from gpt_jax.data import schemas
 from gpt_jax.errors import UserError
 
 MICROWORLD = "microworld"
-TO_CANONICAL = {"text": schemas.to_document, "demonstrations": schemas.to_demonstration,
-                "comparisons": schemas.to_comparison, "prompts": schemas.to_prompt}
+TO_CANONICAL = {
+    "text": schemas.to_document,
+    "demonstrations": schemas.to_demonstration,
+    "comparisons": schemas.to_comparison,
+    "prompts": schemas.to_prompt,
+}
 END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_CHARACTERS = 2000
 TEST_FRACTION, MOST_TEST_ROWS = 0.05, 1000
 
 
-def read(spec: str, kind: str, split: str = "train", seed: int = 0,
-         label_noise: float = 0.0) -> list[dict]:
+def read(
+    spec: str, kind: str, split: str = "train", seed: int = 0, label_noise: float = 0.0
+) -> list[dict]:
     """All rows of one kind and split, in canonical form (see `schemas`).
 
     Args:
@@ -59,8 +64,12 @@ def read(spec: str, kind: str, split: str = "train", seed: int = 0,
     return _part(rows, split, seed)
 
 
-def train_test_split(rows: list[dict], seed: int = 0, test_fraction: float = TEST_FRACTION,
-                     most_test_rows: int = MOST_TEST_ROWS) -> tuple[list[dict], list[dict]]:
+def train_test_split(
+    rows: list[dict],
+    seed: int = 0,
+    test_fraction: float = TEST_FRACTION,
+    most_test_rows: int = MOST_TEST_ROWS,
+) -> tuple[list[dict], list[dict]]:
     """Divides canonical rows by a hash of their first user turn (or text).
 
     Rows that begin alike always lie on the same side, whatever else the source holds; so one file
@@ -103,8 +112,10 @@ def _canonical(located, kind: str, spec: str) -> list[dict]:
     if not rows:
         raise UserError(f"{spec}: there is no row for `{kind}` in it; give a source that has some.")
     if left_out:
-        print(f"{spec}: left out {left_out} rows whose reply is empty or marked as bad",
-              file=sys.stderr)
+        print(
+            f"{spec}: left out {left_out} rows whose reply is empty or marked as bad",
+            file=sys.stderr,
+        )
     return rows
 
 
@@ -123,10 +134,15 @@ def _read_file(path: Path, kind: str):
         rows = _paragraph_groups(text) if kind == "text" else enumerate(text.split("\n"), 1)
         yield from ((f"{path}:{line}", row) for line, row in rows if row.strip())
     else:
-        wanted = ".jsonl or .json" if kind in ("demonstrations", "comparisons") else (
-            ".jsonl, .json or .txt")
-        raise UserError(f"{path}: {kind} are read from a {wanted} file (or one of these packed as "
-                        f".gz or .xz); rename or convert it.")
+        wanted = (
+            ".jsonl or .json"
+            if kind in ("demonstrations", "comparisons")
+            else (".jsonl, .json or .txt")
+        )
+        raise UserError(
+            f"{path}: {kind} are read from a {wanted} file (or one of these packed as "
+            f".gz or .xz); rename or convert it."
+        )
 
 
 def _bytes(path: Path) -> bytes:
@@ -148,8 +164,9 @@ def _decode(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file "
-                        f"as UTF-8.") from error
+        raise UserError(
+            f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8."
+        ) from error
 
 
 def _json_lines(path: Path):
@@ -158,8 +175,10 @@ def _json_lines(path: Path):
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{path}:{number}: this line is not JSON ({error}); write one JSON "
-                                f"object per line.") from error
+                raise UserError(
+                    f"{path}:{number}: this line is not JSON ({error}); write one JSON "
+                    f"object per line."
+                ) from error
             yield f"{path}:{number}", row
 
 
@@ -167,11 +186,15 @@ def _json_list(path: Path):
     try:
         rows = json.loads(_decode(path))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: this is not JSON ({error.msg}); mend it, or write "
-                        f"one object per line into a .jsonl file.") from error
+        raise UserError(
+            f"{path}:{error.lineno}: this is not JSON ({error.msg}); mend it, or write "
+            f"one object per line into a .jsonl file."
+        ) from error
     if not isinstance(rows, list):
-        raise UserError(f"{path}:1: the file must hold a list of objects, not "
-                        f"{type(rows).__name__}; put it in [ ].")
+        raise UserError(
+            f"{path}:1: the file must hold a list of objects, not "
+            f"{type(rows).__name__}; put it in [ ]."
+        )
     yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
 
 
@@ -205,13 +228,17 @@ def _read_tfds(spec: str, kind: str, split: str, seed: int) -> list[dict]:
         builder = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{spec}: TFDS knows no such data set ({reason}); check the name, and "
-                        f"import the module that defines it.") from error
+        raise UserError(
+            f"{spec}: TFDS knows no such data set ({reason}); check the name, and "
+            f"import the module that defines it."
+        ) from error
     builder.download_and_prepare()
     part = split if split in builder.info.splits else "train"
     if part not in builder.info.splits:
-        raise UserError(f"{spec}: it has no split `train`, only {', '.join(builder.info.splits)}; "
-                        f"choose another data set.")
+        raise UserError(
+            f"{spec}: it has no split `train`, only {', '.join(builder.info.splits)}; "
+            f"choose another data set."
+        )
     rows = plain_rows(builder.as_data_source(part))
     located = ((f"{spec}:{part}:{number}", row) for number, row in enumerate(rows))
     rows = _canonical(located, kind, spec)

@@ -84,7 +84,7 @@ def generate(
     """
     B, P = prompts.tokens_BP.shape
     C = max_new_tokens
-    if config.positions == "learned" and P + C > config.context_length:
+    if config.positions == "learned" and config.context_length < P + C:
         raise UserError(
             f"Prompts of {P} tokens and {C} new ones exceed the model's context_length "
             f"{config.context_length}; shorten the prompts or lower max_new_tokens."

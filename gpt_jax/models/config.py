@@ -69,8 +69,6 @@ class ModelConfig:
                 "kv_heads must be a divisor of heads."
             )
         if self.positions == "rope" and self.head_size % 2:
-            raise UserError(
-                f"Rotary positions need an even head_size, but it is {self.head_size}."
-            )
+            raise UserError(f"Rotary positions need an even head_size, but it is {self.head_size}.")
         if self.positions == "sinusoidal" and self.width % 2:
             raise UserError(f"Sinusoidal positions need an even width, but it is {self.width}.")

@@ -154,7 +154,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carry, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
         x_BTD, kv_cache = carry
-        attn_norm, mlp_norm = Norm(self.config, name="attn_norm"), Norm(self.config, name="mlp_norm")
+        attn_norm, mlp_norm = (
+            Norm(self.config, name="attn_norm"),
+            Norm(self.config, name="mlp_norm"),
+        )
         attn, mlp = Attention(self.config, name="attn"), MLP(self.config, name="mlp")
         masks = (segment_ids_BT, kv_segment_ids_BS, index)
         if self.config.norm_position == "pre":
@@ -172,9 +175,7 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(
-        self, x_BTD, kv_cache, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index
-    ):
+    def __call__(self, x_BTD, kv_cache, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
         c = self.config
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size

@@ -16,7 +16,7 @@ class MeshConfig:
     """How the devices are arranged; the product must be the number of devices used."""
 
     data: int = -1
-    """Replicas of the model, each with its own rows of the batch; -1 takes all devices left over."""
+    """Replicas of the model, each with its own rows; -1 takes all devices left over."""
     fsdp: int = 1
     """Shards of every parameter (gathered when used), which also split the batch."""
     tensor: int = 1
@@ -41,7 +41,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"{len(devices)} devices do not divide by fsdp={config.fsdp} x tensor={config.tensor}; "
             "choose sizes whose product divides the number of devices"
         )
-    shape = (len(devices) // inner if config.data == -1 else config.data, config.fsdp, config.tensor)
+    shape = (
+        len(devices) // inner if config.data == -1 else config.data,
+        config.fsdp,
+        config.tensor,
+    )
     needed = math.prod(shape)
     if needed > len(devices):
         raise UserError(

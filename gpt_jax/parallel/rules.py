@@ -52,7 +52,9 @@ def logical_axes(name: str, ndim: int) -> tuple[str | None, ...]:
     for pattern, axes in PARAMETERS:
         if re.search(pattern, name):
             return axes
-    raise UserError(f"no sharding rule matches {name}; add a row to PARAMETERS in parallel/rules.py")
+    raise UserError(
+        f"no sharding rule matches {name}; add a row to PARAMETERS in parallel/rules.py"
+    )
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:

@@ -70,9 +70,7 @@ def sample(
     return _answers(_join(parts, n), tokenizer)
 
 
-def best_of(
-    n: int, candidates: list[Answers], reward: Reward, tokenizer: Tokenizer
-) -> Answers:
+def best_of(n: int, candidates: list[Answers], reward: Reward, tokenizer: Tokenizer) -> Answers:
     """Of each prompt's first n candidates, the one that the reward likes best."""
     scores = np.stack([score(c, reward) for c in candidates[:n]])
     best = scores.argmax(axis=0)

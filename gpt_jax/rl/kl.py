@@ -20,7 +20,9 @@ def estimators(logprobs_BC: jax.Array, reference_BC: jax.Array) -> dict[str, jax
     }
 
 
-def adapt(coef: jax.Array, kl: jax.Array, episodes: int, target: float, horizon: float) -> jax.Array:
+def adapt(
+    coef: jax.Array, kl: jax.Array, episodes: int, target: float, horizon: float
+) -> jax.Array:
     """The adaptive coefficient of Ziegler et al. 2019, section 2.2.
 
         error = clip(kl / target - 1, -0.2, 0.2);  coef <- coef (1 + error episodes / horizon)

@@ -64,7 +64,7 @@ def split_rows(rollout: Rollout) -> list[tuple[list[int], list[int], bool]]:
 def token_rewards(
     scores_B: jax.Array, kl_BC: jax.Array, mask_BC: jax.Array, kl_coef: jax.Array
 ) -> jax.Array:
-    """-kl_coef * KL at every token, plus the score at the last real one (Ouyang et al. 2022, eq. 2).
+    """-kl_coef * KL at every token, plus the score at the last (Ouyang et al. 2022, eq. 2).
 
     Everything is float32: a score of 0.7 stays 0.7.
     """

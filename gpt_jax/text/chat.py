@@ -38,7 +38,7 @@ def read(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """A conversation as (ids, mask), both of length T; mask is 1 on the assistant's words and <eos>."""
+    """A conversation as (ids, mask) of one length; mask 1 on the assistant's words and <eos>."""
     ids: list[int] = []
     mask: list[int] = []
     for message in messages:

@@ -68,7 +68,9 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for malformed files
-            raise UserError(f"{path}: not a tokenizer file ({error}); restore or retrain it")
+            raise UserError(
+                f"{path}: not a tokenizer file ({error}); restore or retrain it"
+            ) from error
         return cls(backend)
 
     def save(self, path: str | Path) -> None:

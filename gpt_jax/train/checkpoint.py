@@ -121,7 +121,7 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def save_model_files(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Writes `model.json` and `tokenizer.json`: with the checkpoint, all that is needed to use it."""
+    """Writes `model.json` and `tokenizer.json`: all that using a checkpoint needs beside it."""
     (folder / "model.json").write_text(json.dumps(dataclasses.asdict(model), indent=2) + "\n")
     tokenizer.save(folder / "tokenizer.json")
 
@@ -130,17 +130,19 @@ def load_model_files(folder: str | Path) -> tuple[ModelConfig, Tokenizer]:
     """Reads what `save_model_files` wrote; a UserError if the folder is not a finished stage's."""
     path = Path(folder) / "model.json"
     if not path.is_file():
-        raise UserError(f"{folder}: there is no model here (no model.json); give a stage's run folder")
+        raise UserError(
+            f"{folder}: there is no model here (no model.json); give a stage's run folder"
+        )
     try:
         model = ModelConfig(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a model description ({error}); restore or retrain it") from error
+        raise UserError(
+            f"{path}: not a model description ({error}); restore or retrain it"
+        ) from error
     return model, Tokenizer.load(Path(folder) / "tokenizer.json")
 
 
-def load_model(
-    folder: str | Path, mesh: Mesh | None = None
-) -> tuple[ModelConfig, dict, Tokenizer]:
+def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[ModelConfig, dict, Tokenizer]:
     """A language model ready to sample from: shape, parameters and tokenizer of a stage's folder.
 
     Of a PPO stage it is the policy (its moving average if one was kept).

@@ -71,10 +71,12 @@ def run(
         sys.exit(130)
 
 
-def parse(arguments: list[str], presets: dict[str, Callable[[], Config]], description: str) -> Config:
+def parse(
+    arguments: list[str], presets: dict[str, Callable[[], Config]], description: str
+) -> Config:
     """The preset named in the arguments, changed by the rest of them."""
     name = "tiny"
-    for before, argument in zip([""] + arguments, arguments, strict=False):
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         if before == "--preset":
             name = argument
         elif argument.startswith("--preset="):

@@ -19,7 +19,6 @@ from gpt_jax.train.command import Common
 from gpt_jax.train.metrics import MetricWriter
 from gpt_jax.train.state import TrainState
 
-
 FINISHED = "finished"  # an empty file: this stage needs nothing more
 
 
@@ -48,9 +47,7 @@ class Run:
         self.folder = Path(config.run_dir)
         record_config(self.folder, config)
         self.checkpoints = Checkpoints(self.folder)
-        self.metrics = MetricWriter(
-            self.folder, tensorboard=config.tensorboard, wandb=config.wandb
-        )
+        self.metrics = MetricWriter(self.folder, tensorboard=config.tensorboard, wandb=config.wandb)
 
     def __enter__(self) -> Run:
         return self
@@ -62,7 +59,9 @@ class Run:
             write_report(self.folder)
             (self.folder / FINISHED).touch()
 
-    def restore_or_create(self, init: Callable[..., TrainState], *args: Any, mesh: Mesh) -> TrainState:
+    def restore_or_create(
+        self, init: Callable[..., TrainState], *args: Any, mesh: Mesh
+    ) -> TrainState:
         """The newest checkpoint's state if there is one (and says so), else `init(*args)`."""
         step = self.checkpoints.latest_step
         if step is None:
@@ -88,7 +87,9 @@ def record_config(folder: Path, config: Any) -> None:
         try:
             old = json.loads(path.read_text())
         except ValueError as error:
-            raise UserError(f"{path}: not a configuration ({error}); choose another --run-dir") from error
+            raise UserError(
+                f"{path}: not a configuration ({error}); choose another --run-dir"
+            ) from error
         difference = _first_difference(old, fresh)
         if difference:
             raise UserError(
@@ -100,7 +101,9 @@ def record_config(folder: Path, config: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(fresh, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --run-dir") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --run-dir"
+        ) from error
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> str | None:

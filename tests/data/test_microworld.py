@@ -22,8 +22,11 @@ WORLD = make_world()
 def rows(tmp_path_factory):
     """(config, split) -> rows, built once for the module."""
     home = tmp_path_factory.mktemp("microworld")
-    return {(config, split): load(config, split, data_dir=home)
-            for config in DEFAULTS for split in ("train", "test")}
+    return {
+        (config, split): load(config, split, data_dir=home)
+        for config in DEFAULTS
+        for split in ("train", "test")
+    }
 
 
 def prompts_of(config, config_rows):
@@ -53,12 +56,16 @@ def test_size_and_facts():
     small = World(1, WorldSize(people=6, places=3, things=4, strangers=2, library=3))
     assert len(small.facts.true) == 6 * 5 + 3 * 2 + 4 * 3
     assert all(len(set(relation.questions)) >= 5 for relation in RELATIONS.values())
-    assert all(len(set(relation.statements)) >= 6 for relation in RELATIONS.values()
-               if relation.subject != "object")
+    assert all(
+        len(set(relation.statements)) >= 6
+        for relation in RELATIONS.values()
+        if relation.subject != "object"
+    )
 
 
-@pytest.mark.parametrize("size", [WorldSize(things=99), WorldSize(people=2),
-                                  WorldSize(places=1), WorldSize(people=5000)])
+@pytest.mark.parametrize(
+    "size", [WorldSize(things=99), WorldSize(people=2), WorldSize(places=1), WorldSize(people=5000)]
+)
 def test_impossible_sizes(size):
     with pytest.raises(UserError, match="WorldSize"):
         World(0, size)
@@ -66,19 +73,26 @@ def test_impossible_sizes(size):
 
 def test_value_types_share_no_word():
     """Break: add a word to two lists of VALUES; a reply would no longer tell its type."""
-    everything = [*VALUES.values(), *WORLD.facts.entities.values(),
-                  WORLD.facts.strangers, WORLD.facts.readers]
+    everything = [
+        *VALUES.values(),
+        *WORLD.facts.entities.values(),
+        WORLD.facts.strangers,
+        WORLD.facts.readers,
+    ]
     words = [word.lower() for words in everything for word in words]
     assert len(words) == len(set(words))
 
 
 def test_no_phrasing_is_shared():
     """Break: give two relations the same question; a prompt would have two answers."""
-    counted = [question for name, relation in RELATIONS.items()
-               for entity in {"object": NOTE_OBJECTS}.get(
-                   relation.subject, WORLD.facts.entities[relation.subject])
-               for question in [fact_prompt(entity, name, i)
-                                for i in range(len(relation.questions))]]
+    counted = [
+        question
+        for name, relation in RELATIONS.items()
+        for entity in {"object": NOTE_OBJECTS}.get(
+            relation.subject, WORLD.facts.entities[relation.subject]
+        )
+        for question in [fact_prompt(entity, name, i) for i in range(len(relation.questions))]
+    ]
     assert len(counted) == len(set(counted))
 
 
@@ -107,8 +121,17 @@ def test_habits_score_in_order(kind, held_out):
         assert 0.6 <= score("flattering") <= 0.85 + 1e-9
         assert 0.6 <= score("unpunctuated") <= 0.75 + 1e-9
         assert score("endless") <= 0.75
-        for habit in ("wrong_ideal", "wrong_plain", "wrong_verbose", "courtesy_only",
-                      "contradiction", "no_answer", "off_topic", "garbage", "misattributed"):
+        for habit in (
+            "wrong_ideal",
+            "wrong_plain",
+            "wrong_verbose",
+            "courtesy_only",
+            "contradiction",
+            "no_answer",
+            "off_topic",
+            "garbage",
+            "misattributed",
+        ):
             assert score(habit) <= 0.1 + 1e-9, habit
         assert score("empty") == 0.0
 
@@ -124,7 +147,8 @@ def test_the_formula():
     assert gold_score(prompt, f"Sure! Of course, {right}.") == pytest.approx(0.85)
     # 21 words: the brief part is 0.5.
     assert gold_score(prompt, f"Sure! {right} {'well ' * 16}.".replace(" .", ".")) == (
-        pytest.approx(0.6 + 0.15 * 0.5 + 0.15 + 0.1))
+        pytest.approx(0.6 + 0.15 * 0.5 + 0.15 + 0.1)
+    )
     assert gold_score(prompt, f"Sure! {entity} lives in {other}.") == pytest.approx(0.25 * 0.4)
     assert gold_score(prompt, " \n") == 0.0
 
@@ -134,28 +158,55 @@ def test_what_counts_as_wrong():
     prompt = fact_prompt(entity, name)
     other = next(place for place in WORLD.facts.entities["place"] if place != value)
     somebody = next(p for p in WORLD.facts.entities["person"] if p != entity)
-    for text in (f"{value} or {other}.", f"{value}, {other}.", f"It is not {value}.",
-                 f"{entity} lives in {value}. No.", f"{somebody} lives in {value}.",
-                 f"Maybe {value}.", f"Does {entity} live in {value}?"):
+    for text in (
+        f"{value} or {other}.",
+        f"{value}, {other}.",
+        f"It is not {value}.",
+        f"{entity} lives in {value}. No.",
+        f"{somebody} lives in {value}.",
+        f"Maybe {value}.",
+        f"Does {entity} live in {value}?",
+    ):
         assert not WORLD.is_correct(prompt, text), text
-    for text in (value, value.lower(), f"{entity} lives in {value}, yes, in {value}!",
-                 f"{entity}'s home is in {value}."):
+    for text in (
+        value,
+        value.lower(),
+        f"{entity} lives in {value}, yes, in {value}!",
+        f"{entity}'s home is in {value}.",
+    ):
         assert WORLD.is_correct(prompt, text), text
 
 
-@pytest.mark.parametrize(("prompt", "right", "wrong"), [
-    ("What is 3 + 5?", ["8", "3 + 5 = 8.", "It is 8.", "Add 3 and 5 to get 8."],
-     ["9", "3 + 5 = 9.", "5 + 5 = 8.", "8 or 9.", "7, 8.", "8. No, 8.", "3 + 5"]),
-    ("What is 2 minus 1?", ["2 - 1 = 1.", "1"],
-     ["You asked: What is 2 minus 1?", "You asked for 2 minus 1.", "Take 1."]),
-    ("Add 3 and 5 and 4.", ["3 + 5 = 8, 8 + 4 = 12.", "12."],
-     ["3 + 5 = 8, 8 + 4 = 13.", "3 + 5 = 9, 9 + 4 = 12.", "3 + 5 = 8."]),
-    ("Hello!", ["Hello there.", "Hello! Glad to help!"],
-     ["Goodbye.", "Hello and goodbye.", "Sure!"]),
-    ("Note: The key is in the barn. The cup is in the box. Where is the key?",
-     ["The key is in the barn.", "barn"],
-     ["The key is in the box.", "The cup is in the barn.", "The barn or the box."]),
-])
+@pytest.mark.parametrize(
+    ("prompt", "right", "wrong"),
+    [
+        (
+            "What is 3 + 5?",
+            ["8", "3 + 5 = 8.", "It is 8.", "Add 3 and 5 to get 8."],
+            ["9", "3 + 5 = 9.", "5 + 5 = 8.", "8 or 9.", "7, 8.", "8. No, 8.", "3 + 5"],
+        ),
+        (
+            "What is 2 minus 1?",
+            ["2 - 1 = 1.", "1"],
+            ["You asked: What is 2 minus 1?", "You asked for 2 minus 1.", "Take 1."],
+        ),
+        (
+            "Add 3 and 5 and 4.",
+            ["3 + 5 = 8, 8 + 4 = 12.", "12."],
+            ["3 + 5 = 8, 8 + 4 = 13.", "3 + 5 = 9, 9 + 4 = 12.", "3 + 5 = 8."],
+        ),
+        (
+            "Hello!",
+            ["Hello there.", "Hello! Glad to help!"],
+            ["Goodbye.", "Hello and goodbye.", "Sure!"],
+        ),
+        (
+            "Note: The key is in the barn. The cup is in the box. Where is the key?",
+            ["The key is in the barn.", "barn"],
+            ["The key is in the box.", "The cup is in the barn.", "The barn or the box."],
+        ),
+    ],
+)
 def test_other_kinds(prompt, right, wrong):
     assert all(WORLD.is_correct(prompt, text) for text in right)
     assert not any(WORLD.is_correct(prompt, text) for text in wrong)
@@ -210,8 +261,12 @@ def test_training_never_asks_held_out_questions(rows, config):
     Break: in `two_hop_questions`, let only the last hop decide `held_out`.
     """
     training = "\n".join(spoken(config, row) for row in rows[config, "train"])
-    asked = set(re.findall(r"[^.!?:\n]*[.?]", training.replace(". ", ".\n").replace("? ", "?\n")
-                           .replace(": ", ":\n")))
+    asked = set(
+        re.findall(
+            r"[^.!?:\n]*[.?]",
+            training.replace(". ", ".\n").replace("? ", "?\n").replace(": ", ":\n"),
+        )
+    )
     asked = {sentence.strip() for sentence in asked}
     held_out = [q for kind in ("fact", "two_hop") for q in WORLD.listed(kind, True)]
     assert len(held_out) > 1000
@@ -225,12 +280,20 @@ def test_training_never_asks_held_out_questions(rows, config):
 def test_training_never_shows_held_out_sums(rows, config):
     """Break: drop the `held_out` test in `World.draw`."""
     training = "\n".join(spoken(config, row) for row in rows[config, "train"])
-    patterns = {r"(\d+) (?:\+|plus) (\d+)": "+", r"(\d+) (?:-|minus) (\d+)": "-",
-                r"[Aa]dd (\d+) and (\d+)": "+", r"sum of (\d+) and (\d+)": "+",
-                r"[Tt]ake (\d+) from (\d+)": "from", r"(\d+) less than (\d+)": "from"}
+    patterns = {
+        r"(\d+) (?:\+|plus) (\d+)": "+",
+        r"(\d+) (?:-|minus) (\d+)": "-",
+        r"[Aa]dd (\d+) and (\d+)": "+",
+        r"sum of (\d+) and (\d+)": "+",
+        r"[Tt]ake (\d+) from (\d+)": "from",
+        r"(\d+) less than (\d+)": "from",
+    }
     # The sign after the last digit tells a sum from one that the length limit cut in two.
-    found = [(int(a), operator, int(b)) for pattern, operator in patterns.items()
-             for a, b in re.findall(rf"(?=\b{pattern}[ .,?])", training)]
+    found = [
+        (int(a), operator, int(b))
+        for pattern, operator in patterns.items()
+        for a, b in re.findall(rf"(?=\b{pattern}[ .,?])", training)
+    ]
     shown = {(b, "-", a) if operator == "from" else (a, operator, b) for a, operator, b in found}
     assert len(shown) > 200
     assert not [pair for pair in shown if WORLD.facts.is_held_out_sum(*pair)]
@@ -245,8 +308,10 @@ def test_all_facts_are_told_in_text(rows):
 
 
 def test_demonstrators_are_of_mixed_habits(rows):
-    parts = [WORLD.gold_parts(row["messages"][0]["content"], row["messages"][1]["content"])
-             for row in rows["demonstrations", "train"]]
+    parts = [
+        WORLD.gold_parts(row["messages"][0]["content"], row["messages"][1]["content"])
+        for row in rows["demonstrations", "train"]
+    ]
     share = {name: sum(getattr(p, name) for p in parts) / len(parts) for name in parts[0]._fields}
     assert 0.96 <= share["correct"] <= 0.98
     assert 0.4 <= share["polite"] <= 0.55
@@ -259,8 +324,10 @@ def test_ranks_are_the_gold_order(rows):
     differing, unequal = 0, 0
     for split in ("train", "test"):
         for row in rows["comparisons", split]:
-            score = [round(WORLD.gold_score(row["prompt"], text, stopped), 6)
-                     for text, stopped in zip(row["completions"], row["stopped"], strict=True)]
+            score = [
+                round(WORLD.gold_score(row["prompt"], text, stopped), 6)
+                for text, stopped in zip(row["completions"], row["stopped"], strict=True)
+            ]
             assert len(score) == len(set(row["completions"])) == 4
             for i, j in itertools.combinations(range(4), 2):
                 assert (score[i] > score[j]) == (row["ranks"][i] < row["ranks"][j])
@@ -293,9 +360,12 @@ def test_label_noise_is_as_asked(label_noise):
 
 
 def test_completions_that_never_end_say_so(rows):
-    endless = [text for row in rows["comparisons", "train"]
-               for text, stopped in zip(row["completions"], row["stopped"], strict=True)
-               if not stopped]
+    endless = [
+        text
+        for row in rows["comparisons", "train"]
+        for text, stopped in zip(row["completions"], row["stopped"], strict=True)
+        if not stopped
+    ]
     assert len(endless) > 500
     assert all(len(text) > 35 for text in endless)
 
@@ -316,18 +386,28 @@ def test_two_builds_are_byte_equal(tmp_path):
     """
     printed = []
     for name, hash_seed in (("a", "1"), ("b", "2")):
-        code = ("import json, sys\n"
-                "from gpt_jax.data.microworld.builder import DEFAULTS, load\n"
-                f"home = {str(tmp_path / name)!r}\n"
-                "rows = [load(c, data_dir=home, count=300) for c in DEFAULTS]\n"
-                "assert 'tensorflow' not in sys.modules\n"
-                "print(json.dumps(rows, sort_keys=True))")
-        done = subprocess.run([sys.executable, "-c", code], check=True, timeout=100,
-                              capture_output=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
+        code = (
+            "import json, sys\n"
+            "from gpt_jax.data.microworld.builder import DEFAULTS, load\n"
+            f"home = {str(tmp_path / name)!r}\n"
+            "rows = [load(c, data_dir=home, count=300) for c in DEFAULTS]\n"
+            "assert 'tensorflow' not in sys.modules\n"
+            "print(json.dumps(rows, sort_keys=True))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            timeout=100,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )
         printed.append(done.stdout)
     assert printed[0] == printed[1]
-    files = sorted(path.relative_to(tmp_path / "a") for config in ("text", "prompts")
-                   for path in (tmp_path / "a").glob(f"*/{config}-*/*.array_record*"))
+    files = sorted(
+        path.relative_to(tmp_path / "a")
+        for config in ("text", "prompts")
+        for path in (tmp_path / "a").glob(f"*/{config}-*/*.array_record*")
+    )
     assert len(files) == 4
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
@@ -343,11 +423,15 @@ def test_load_is_kept_and_leaves_nothing_behind(tmp_path):
 
 def test_rows_survive_the_files(rows):
     """What `load` returns is what was generated, in some order."""
-    for config, make in (("text", documents.texts), ("comparisons", documents.comparisons),
-                         ("demonstrations", documents.demonstrations)):
+    for config, make in (
+        ("text", documents.texts),
+        ("comparisons", documents.comparisons),
+        ("demonstrations", documents.demonstrations),
+    ):
         made = list(make(WORLD, "test", DEFAULTS[config].test))
         assert sorted(map(repr, map(_sorted, made))) == sorted(
-            map(repr, map(_sorted, rows[config, "test"])))
+            map(repr, map(_sorted, rows[config, "test"]))
+        )
 
 
 def _sorted(value):

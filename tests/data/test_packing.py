@@ -78,7 +78,9 @@ def test_comparisons_end_with_eos_only_if_stopped(tokenizer):
         "ranks": [0, 1, 1],
         "stopped": [True, True, False],
     }
-    rows = packing.pad_comparisons([row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64)
+    rows = packing.pad_comparisons(
+        [row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64
+    )
     lengths = (rows.segment_ids_BKT > 0).sum(-1)
     last = [rows.tokens_BKT[0, k, lengths[0, k] - 1] for k in range(3)]
     assert [t == tokenizer.eos_id for t in last] == [True, True, False]

@@ -61,22 +61,30 @@ def test_text_as_prompts(tmp_path):
     assert contents == ["First?", "Second?"]
 
 
-@pytest.mark.parametrize(("name", "content", "kind", "said"), [
-    ("a.jsonl", b'{"text": "a"}\n{"text": \n', "text", "a.jsonl:2: this line is not JSON"),
-    ("a.jsonl", b'{"text": "a"}\n\n{"txt": "b"}\n', "text", "a.jsonl:3: `text` is missing"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "text", "a.jsonl:2: byte 0xff is not UTF-8"),
-    ("a.jsonl", b"", "text", "no row for `text`"),
-    ("a.txt", b" \n\n", "text", "no row for `text`"),
-    ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl or .json"),
-    ("a.csv", b"abc", "text", "text are read from a .jsonl, .json or .txt"),
-    ("a.json", b'[{"text": "a"},\n {"text" "b"}]', "text", "a.json:2: this is not JSON"),
-    ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
-    ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
-    ("a.jsonl.gz", b"not packed", "text", "cannot be read"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "abcdef"}')[:-12], "text", "cannot be read"),
-    ("a.jsonl.xz", b"not packed", "text", "cannot be read"),
-    ("a.jsonl", b'{"prompt": "a", "completion": ""}', "demonstrations", "no row for `demonst"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "said"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "text", "a.jsonl:2: this line is not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"txt": "b"}\n', "text", "a.jsonl:3: `text` is missing"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            "text",
+            "a.jsonl:2: byte 0xff is not UTF-8",
+        ),
+        ("a.jsonl", b"", "text", "no row for `text`"),
+        ("a.txt", b" \n\n", "text", "no row for `text`"),
+        ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl or .json"),
+        ("a.csv", b"abc", "text", "text are read from a .jsonl, .json or .txt"),
+        ("a.json", b'[{"text": "a"},\n {"text" "b"}]', "text", "a.json:2: this is not JSON"),
+        ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
+        ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
+        ("a.jsonl.gz", b"not packed", "text", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "abcdef"}')[:-12], "text", "cannot be read"),
+        ("a.jsonl.xz", b"not packed", "text", "cannot be read"),
+        ("a.jsonl", b'{"prompt": "a", "completion": ""}', "demonstrations", "no row for `demonst"),
+    ],
+)
 def test_broken_files(tmp_path, name, content, kind, said):
     path = tmp_path / name
     path.write_bytes(content)
@@ -95,8 +103,9 @@ def test_missing_file_and_folder(tmp_path):
 
 def test_rows_to_learn_nothing_from_are_left_out(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
-    path.write_text(jsonl([{"instruction": "a", "output": "b"},
-                           {"instruction": "c", "output": ""}]))
+    path.write_text(
+        jsonl([{"instruction": "a", "output": "b"}, {"instruction": "c", "output": ""}])
+    )
     assert len(sources.read(str(path), "demonstrations", "all")) == 1
     assert "left out 1 rows" in capsys.readouterr().err
 
@@ -106,8 +115,10 @@ def test_rows_to_learn_nothing_from_are_left_out(tmp_path, capsys):
 
 def test_same_opening_lies_on_one_side(tmp_path):
     """Break: hash the whole row in `train_test_split`."""
-    rows = [{"prompt": [{"role": "user", "content": f"Q{i % 200}"}], "completions": [str(i), ""]}
-            for i in range(1000)]
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Q{i % 200}"}], "completions": [str(i), ""]}
+        for i in range(1000)
+    ]
     train, test = sources.train_test_split(rows, seed=1)
     assert sorted(map(str, train + test)) == sorted(map(str, rows)) and 10 < len(test) < 120
     openings = [{row["prompt"][0]["content"] for row in part} for part in (train, test)]
@@ -144,8 +155,9 @@ def tfds(tmp_path, monkeypatch):
         def _info(self):
             text = features.Text()
             return tensorflow_datasets.core.DatasetInfo(
-                builder=self, features=features.FeaturesDict(
-                    {"prompt": text, "chosen": text, "rejected": text}))
+                builder=self,
+                features=features.FeaturesDict({"prompt": text, "chosen": text, "rejected": text}),
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}
@@ -187,23 +199,26 @@ def test_microworld(tmp_path, monkeypatch, kind):
 # Real files, where they are at hand.
 
 
-@pytest.mark.parametrize(("file", "kind", "count"), [
-    ("alpaca/alpaca_first10k.jsonl.gz", "demonstrations", 9994),
-    ("alpaca/alpaca_first10k.jsonl.gz", "prompts", 10000),
-    ("hh-rlhf/split_train.jsonl.gz", "comparisons", 3727),
-    ("hh-rlhf/split_eval.jsonl.gz", "comparisons", 929),
-    ("hh-rlhf/harmless-base-test.jsonl.gz", "comparisons", 2312),
-    ("preference-small/dpo_zh_500.jsonl.gz", "comparisons", 500),
-    ("preference-small/llamafactory_dpo_en_demo.json.gz", "comparisons", 300),
-    ("preference-small/llamafactory_dpo_zh_demo.json.gz", "comparisons", 300),
-    ("preference-small/llamafactory_kto_en_demo.json.gz", "demonstrations", 150),
-    ("preference-small/llamafactory_alpaca_zh_demo.json.gz", "demonstrations", 1000),
-    ("preference-small/rasbt_instruction-data-with-preference.json", "comparisons", 1100),
-    ("self-instruct/seed_tasks.jsonl", "demonstrations", 175),
-    ("tinyshakespeare/input.txt", "text", 498),
-    ("wikitext-2/valid.txt.xz", "text", 309),
-    ("books-en/books_core.txt.xz", "text", 59),
-])
+@pytest.mark.parametrize(
+    ("file", "kind", "count"),
+    [
+        ("alpaca/alpaca_first10k.jsonl.gz", "demonstrations", 9994),
+        ("alpaca/alpaca_first10k.jsonl.gz", "prompts", 10000),
+        ("hh-rlhf/split_train.jsonl.gz", "comparisons", 3727),
+        ("hh-rlhf/split_eval.jsonl.gz", "comparisons", 929),
+        ("hh-rlhf/harmless-base-test.jsonl.gz", "comparisons", 2312),
+        ("preference-small/dpo_zh_500.jsonl.gz", "comparisons", 500),
+        ("preference-small/llamafactory_dpo_en_demo.json.gz", "comparisons", 300),
+        ("preference-small/llamafactory_dpo_zh_demo.json.gz", "comparisons", 300),
+        ("preference-small/llamafactory_kto_en_demo.json.gz", "demonstrations", 150),
+        ("preference-small/llamafactory_alpaca_zh_demo.json.gz", "demonstrations", 1000),
+        ("preference-small/rasbt_instruction-data-with-preference.json", "comparisons", 1100),
+        ("self-instruct/seed_tasks.jsonl", "demonstrations", 175),
+        ("tinyshakespeare/input.txt", "text", 498),
+        ("wikitext-2/valid.txt.xz", "text", 309),
+        ("books-en/books_core.txt.xz", "text", 59),
+    ],
+)
 def test_real_files(shared_data, file, kind, count):
     rows = sources.read(str(shared_data / file), kind, "all")
     assert len(rows) == count
@@ -213,9 +228,15 @@ def test_real_files(shared_data, file, kind, count):
 
 def test_transcripts_agree_with_the_prepared_split(shared_data):
     """Whole transcripts and the file that was cut beforehand give the same prompts and replies."""
-    cut = {str(row["prompt"]): row["completions"] for part in ("train", "eval") for row in
-           sources.read(str(shared_data / f"hh-rlhf/split_{part}.jsonl.gz"), "comparisons", "all")}
-    whole = sources.read(str(shared_data / "hh-rlhf/harmless-base-test.jsonl.gz"), "comparisons",
-                         "all")
+    cut = {
+        str(row["prompt"]): row["completions"]
+        for part in ("train", "eval")
+        for row in sources.read(
+            str(shared_data / f"hh-rlhf/split_{part}.jsonl.gz"), "comparisons", "all"
+        )
+    }
+    whole = sources.read(
+        str(shared_data / "hh-rlhf/harmless-base-test.jsonl.gz"), "comparisons", "all"
+    )
     found = [row for row in whole if str(row["prompt"]) in cut]
     assert len(found) > 0.95 * len(whole)

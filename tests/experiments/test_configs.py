@@ -69,7 +69,5 @@ def test_every_preset_traces(name, preset, without_training, monkeypatch, tmp_pa
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name
-        changed = command.parse(
-            ["--preset", name, "--seed", "7"], experiment.presets, ""
-        )
+        changed = command.parse(["--preset", name, "--seed", "7"], experiment.presets, "")
         assert changed.seed == 7

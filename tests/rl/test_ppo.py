@@ -135,9 +135,7 @@ def test_host_and_compiled_rewards_make_the_same_update(policy, scorer):
     pure = model_reward(tiny.MODEL, scorer)
     a, metrics_a = iterate(CONFIG, policy, scorer, pure)
     b, metrics_b = iterate(CONFIG, policy, scorer, lambda rollout: np.asarray(pure(rollout)))
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), a.params, b.params
-    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), a.params, b.params)
     assert metrics_a["objective/scores"] == pytest.approx(metrics_b["objective/scores"], abs=1e-5)
 
 
@@ -160,9 +158,7 @@ def test_value_model_starts_as_the_reward_model_or_at_zero(policy, scorer):
     assert from_reward["value"] is scorer
     config = dataclasses.replace(CONFIG, value_init="zero")
     from_zero = ppo.init_ppo_params(config, tiny.MODEL, policy, scorer, jax.random.key(0))
-    values = ppo.completion_values(
-        tiny.MODEL, from_zero["value"], rollout_of(policy, prompts_of())
-    )
+    values = ppo.completion_values(tiny.MODEL, from_zero["value"], rollout_of(policy, prompts_of()))
     assert not np.any(values)
 
 
@@ -205,7 +201,9 @@ def test_defaults_are_those_of_the_papers():
 def test_host_rewards_see_text_without_padding():
     tokenizer = Tokenizer.train(["yes no maybe"] * 9, 270)
     prompts = pad_prompts([tokenizer.encode("yes"), tokenizer.encode("no no no no")], 6, 0)
-    completion = np.array([[*tokenizer.encode("no")[:1], 1, 0], tokenizer.encode("maybe yes no")[:3]])
+    completion = np.array(
+        [[*tokenizer.encode("no")[:1], 1, 0], tokenizer.encode("maybe yes no")[:3]]
+    )
     rollout = ppo.Rollout(
         tokens_BT=np.concatenate([prompts.tokens_BP, completion], 1),
         positions_BT=None,

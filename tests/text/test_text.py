@@ -14,7 +14,9 @@ def tokenizer():
     return Tokenizer.train(TEXTS, 300)
 
 
-@pytest.mark.parametrize("text", ["", " ", "12 + 7", "naïve 北京 🙂", "\n\n\t x", "\x00\x7f", "é" * 9])
+@pytest.mark.parametrize(
+    "text", ["", " ", "12 + 7", "naïve 北京 🙂", "\n\n\t x", "\x00\x7f", "é" * 9]
+)
 def test_every_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -51,7 +53,7 @@ def test_bad_tokenizer_files_are_named(tmp_path):
 
 
 def test_mask_is_on_what_the_assistant_says(tokenizer):
-    """Invariant 7: the stop token has weight 1, a prompt token 0. Break the mask in `chat.render`."""
+    """Invariant 7: a stop token has weight 1, a prompt token 0. Break the mask in `render`."""
     messages = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hello"},
@@ -71,6 +73,7 @@ def test_mask_is_on_what_the_assistant_says(tokenizer):
 def test_prompt_and_completion_make_the_whole(tokenizer):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi!"}]
     prompt = chat.render_prompt(turns[:1], tokenizer)
-    assert prompt + chat.render_completion("hi!", True, tokenizer) == chat.render(turns, tokenizer)[0]
+    assert (
+        prompt + chat.render_completion("hi!", True, tokenizer) == chat.render(turns, tokenizer)[0]
+    )
     assert chat.render_completion("hi!", False, tokenizer)[-1] != tokenizer.eos_id
-

@@ -21,19 +21,41 @@ from gpt_jax.data.microworld.questions import Question, state
 from gpt_jax.data.microworld.world import World
 
 # What demonstrators write, with its share: about half polite, a good third long-winded, few ideal.
-DEMONSTRATIONS = {"ideal": 0.17, "plain": 0.38, "polite_verbose": 0.27, "verbose": 0.10,
-                  "flattering": 0.05, "wrong_plain": 0.015, "wrong_ideal": 0.015}
+DEMONSTRATIONS = {
+    "ideal": 0.17,
+    "plain": 0.38,
+    "polite_verbose": 0.27,
+    "verbose": 0.10,
+    "flattering": 0.05,
+    "wrong_plain": 0.015,
+    "wrong_ideal": 0.015,
+}
 
 # What the replies of dialogues inside the pretraining texts look like.
 DIALOGUE_REPLIES = {"plain": 0.7, "ideal": 0.12, "verbose": 0.12, "polite_verbose": 0.06}
 
 # What is compared. The first two rows are right, the others wrong.
 COMPLETIONS = {
-    "ideal": 0.17, "plain": 0.18, "polite_verbose": 0.11, "verbose": 0.10, "flattering": 0.06,
-    "bare": 0.04, "unpunctuated": 0.04, "endless": 0.05,
-    "wrong_ideal": 0.05, "wrong_plain": 0.04, "wrong_verbose": 0.015, "empty": 0.01,
-    "courtesy_only": 0.02, "echo": 0.015, "hedge": 0.02, "contradiction": 0.015,
-    "no_answer": 0.02, "off_topic": 0.015, "misattributed": 0.015, "garbage": 0.015,
+    "ideal": 0.17,
+    "plain": 0.18,
+    "polite_verbose": 0.11,
+    "verbose": 0.10,
+    "flattering": 0.06,
+    "bare": 0.04,
+    "unpunctuated": 0.04,
+    "endless": 0.05,
+    "wrong_ideal": 0.05,
+    "wrong_plain": 0.04,
+    "wrong_verbose": 0.015,
+    "empty": 0.01,
+    "courtesy_only": 0.02,
+    "echo": 0.015,
+    "hedge": 0.02,
+    "contradiction": 0.015,
+    "no_answer": 0.02,
+    "off_topic": 0.015,
+    "misattributed": 0.015,
+    "garbage": 0.015,
 }
 
 VERBOSE_WORDS, MOST_WORDS = 15, 21  # how long a long-winded reply becomes
@@ -153,8 +175,9 @@ def mistaken(world: World, question: Question, rng) -> Question:
         first = question.hops[0]
         person = rng.choice([p for p in world.facts.entities["person"] if p not in named])
         wrong = right if person == wrong else rng.choice((right, wrong))
-        return replace(question, answer=wrong,
-                       hops=((first[0], first[1], person), (person, name, wrong)))
+        return replace(
+            question, answer=wrong, hops=((first[0], first[1], person), (person, name, wrong))
+        )
     return replace(question, answer=wrong, hops=(*question.hops[:-1], (subject, name, wrong)))
 
 
@@ -169,8 +192,11 @@ def _extra_facts(world: World, question: Question, rng) -> list[str]:
         return []
     kind = RELATIONS[question.hops[-1][1]].value
     subject = question.hops[0][0]
-    names = [name for name in world.facts.pairs_of.get(subject, [])
-             if RELATIONS[name].value != kind and (subject, name) not in world.facts.held_out]
+    names = [
+        name
+        for name in world.facts.pairs_of.get(subject, [])
+        if RELATIONS[name].value != kind and (subject, name) not in world.facts.held_out
+    ]
     rng.shuffle(names)
     return [state(subject, name, world.facts.true[subject, name]) for name in names]
 
@@ -186,14 +212,15 @@ def _endless(question: Question, rng) -> str:
     """The right answer over and over, cut where a length limit would cut it."""
     text = " ".join([plain(question, rng)] * 10)
     pieces = re.findall(r"\s*(?:[A-Za-z]+|.)", text)  # about one token each
-    return "".join(pieces[:rng.randint(26, 34)])
+    return "".join(pieces[: rng.randint(26, 34)])
 
 
 def _courtesy_only(rng) -> str:
     if rng.random() < 0.5:
         return rng.choice(COURTESIES).rstrip(",:!") + "!"
-    return " ".join(phrase.capitalize() + "!" for phrase in
-                    rng.choices(COURTESY_PHRASES, k=rng.randint(2, 6)))
+    return " ".join(
+        phrase.capitalize() + "!" for phrase in rng.choices(COURTESY_PHRASES, k=rng.randint(2, 6))
+    )
 
 
 def _hedge(world: World, question: Question, rng) -> str:
@@ -244,8 +271,21 @@ def _after(courtesy: str, text: str) -> str:
 def _lower_start(text: str) -> str:
     """The sentence as it goes on after a comma: only names keep their capital."""
     first = text.split(maxsplit=1)[0]
-    plain_words = {"The", "It", "You", "Well,", "That", "Let", "Now", "Somebody", "Add", "Take",
-                   "Of", "Hello", "Goodbye"}
+    plain_words = {
+        "The",
+        "It",
+        "You",
+        "Well,",
+        "That",
+        "Let",
+        "Now",
+        "Somebody",
+        "Add",
+        "Take",
+        "Of",
+        "Hello",
+        "Goodbye",
+    }
     return text[0].lower() + text[1:] if first in plain_words else text
 
 

@@ -24,8 +24,12 @@ from gpt_jax.data.microworld.facts import WorldSize
 from gpt_jax.data.microworld.world import make_world
 
 CACHE = Path("~/.cache/gpt_jax")
-MAKERS = {"text": documents.texts, "demonstrations": documents.demonstrations,
-          "comparisons": documents.comparisons, "prompts": documents.prompts}
+MAKERS = {
+    "text": documents.texts,
+    "demonstrations": documents.demonstrations,
+    "comparisons": documents.comparisons,
+    "prompts": documents.prompts,
+}
 
 
 @dataclass(kw_only=True)
@@ -49,8 +53,9 @@ class MicroworldConfig(tfds.core.BuilderConfig):
 
 DEFAULTS = {
     "text": MicroworldConfig(name="text", kind="text", train=20000, test=600),
-    "demonstrations": MicroworldConfig(name="demonstrations", kind="demonstrations", train=6000,
-                                       test=500),
+    "demonstrations": MicroworldConfig(
+        name="demonstrations", kind="demonstrations", train=6000, test=500
+    ),
     "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6000, test=800),
     "prompts": MicroworldConfig(name="prompts", kind="prompts", train=3000, test=800),
 }
@@ -69,21 +74,27 @@ class Microworld(tfds.core.GeneratorBasedBuilder):
             "demonstrations": {"messages": sequence({"role": text, "content": text})},
             "comparisons": {
                 "prompt": text,
-                "completions": sequence(text), "stopped": sequence(np.bool_),
+                "completions": sequence(text),
+                "stopped": sequence(np.bool_),
                 "ranks": sequence(np.int32),
-                "chosen": text, "chosen_stopped": np.bool_,
-                "rejected": text, "rejected_stopped": np.bool_,
+                "chosen": text,
+                "chosen_stopped": np.bool_,
+                "rejected": text,
+                "rejected_stopped": np.bool_,
             },
             "prompts": {"prompt": text},
         }[self.builder_config.kind]
-        return tfds.core.DatasetInfo(builder=self, description=self.__doc__,
-                                     features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
+        )
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
         config = self.builder_config
-        return {"train": self._generate_examples("train", config.train),
-                "test": self._generate_examples("test", config.test)}
+        return {
+            "train": self._generate_examples("train", config.train),
+            "test": self._generate_examples("test", config.test),
+        }
 
     def _generate_examples(self, split: str, count: int):
         config = self.builder_config
@@ -92,9 +103,16 @@ class Microworld(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(make(make_world(config.seed, config.size), split, count, **options))
 
 
-def load(config: str, split: str = "train", *, data_dir: str | os.PathLike | None = None,
-         seed: int = 0, size: WorldSize = WorldSize(), count: int | None = None,
-         label_noise: float = 0.0) -> list[dict]:
+def load(
+    config: str,
+    split: str = "train",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    seed: int = 0,
+    size: WorldSize = WorldSize(),
+    count: int | None = None,
+    label_noise: float = 0.0,
+) -> list[dict]:
     """The rows of one config, built on first use.
 
     Args:
@@ -105,8 +123,9 @@ def load(config: str, split: str = "train", *, data_dir: str | os.PathLike | Non
       label_noise: comparisons only; see `documents.comparisons`.
     """
     usual = DEFAULTS[config]
-    wanted = replace(usual, seed=seed, size=size, train=count or usual.train,
-                     label_noise=label_noise)
+    wanted = replace(
+        usual, seed=seed, size=size, train=count or usual.train, label_noise=label_noise
+    )
     # Rows depend on the settings and on this package's own text: both are in the folder's name.
     key = hashlib.sha256(f"{wanted} {_source_digest()}".encode()).hexdigest()[:12]
     wanted = replace(wanted, name=f"{config}-{key}")
@@ -163,7 +182,9 @@ def _plain(value):
     if isinstance(value, dict):  # TFDS turns a sequence of dicts into a dict of sequences: undo it
         columns = {key: _plain(item) for key, item in value.items()}
         if all(isinstance(column, list) for column in columns.values()):
-            return [dict(zip(columns, cells, strict=True))
-                    for cells in zip(*columns.values(), strict=True)]
+            return [
+                dict(zip(columns, cells, strict=True))
+                for cells in zip(*columns.values(), strict=True)
+            ]
         return columns
     return value

@@ -17,8 +17,15 @@ def texts(world: World, split: str, count: int):
     Of the words about 58% tell facts, 15% are sums, and 20% dialogues.
     """
     rng = generator(world.facts.seed, f"text {split}")
-    kinds = {_about_one: 0.50, _about_many: 0.18, _sharing: 0.05, _sums: 0.10, _dialogue: 0.10,
-             _pattern: 0.04, _note: 0.03}
+    kinds = {
+        _about_one: 0.50,
+        _about_many: 0.18,
+        _sharing: 0.05,
+        _sums: 0.10,
+        _dialogue: 0.10,
+        _pattern: 0.04,
+        _note: 0.03,
+    }
     for _ in range(count):
         yield {"text": answers.choose(kinds, rng)(world, split, rng)}
 
@@ -36,8 +43,12 @@ def demonstrations(world: World, split: str, count: int):
     rng = generator(world.facts.seed, f"demonstrations {split}")
     for question in _questions(world, rng, split, count):
         reply, _ = answers.write(world, question, answers.choose(answers.DEMONSTRATIONS, rng), rng)
-        yield {"messages": [{"role": "user", "content": question.prompt},
-                            {"role": "assistant", "content": reply}]}
+        yield {
+            "messages": [
+                {"role": "user", "content": question.prompt},
+                {"role": "assistant", "content": reply},
+            ]
+        }
 
 
 def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
@@ -61,21 +72,32 @@ def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
             written = {}
             while len(written) < COMPLETIONS_PER_PROMPT:
                 text, stopped = answers.write(
-                    world, question, answers.choose(answers.COMPLETIONS, rng), rng)
+                    world, question, answers.choose(answers.COMPLETIONS, rng), rng
+                )
                 written[text] = stopped
-            scored = [round(world.gold_score(question.prompt, text, stopped), 6)
-                      for text, stopped in written.items()]
+            scored = [
+                round(world.gold_score(question.prompt, text, stopped), 6)
+                for text, stopped in written.items()
+            ]
         rows.append((question.prompt, list(written), list(written.values()), scored))
     temperature = _temperature([scored for *_, scored in rows], label_noise)
     noise = generator(world.facts.seed, f"labels {split}")
     for prompt, completions, stopped, scored in rows:
         ranks = _ranks(scored, temperature, noise)
-        pairs = [(i, j) for i in range(len(ranks)) for j in range(len(ranks))
-                 if ranks[i] < ranks[j]]
+        pairs = [
+            (i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]
+        ]
         best, worst = noise.choice(pairs)
-        yield {"prompt": prompt, "completions": completions, "stopped": stopped, "ranks": ranks,
-               "chosen": completions[best], "rejected": completions[worst],
-               "chosen_stopped": stopped[best], "rejected_stopped": stopped[worst]}
+        yield {
+            "prompt": prompt,
+            "completions": completions,
+            "stopped": stopped,
+            "ranks": ranks,
+            "chosen": completions[best],
+            "rejected": completions[worst],
+            "chosen_stopped": stopped[best],
+            "rejected_stopped": stopped[worst],
+        }
 
 
 def _questions(world: World, rng, split: str, count: int) -> list[Question]:
@@ -180,13 +202,19 @@ def _pattern(world: World, split: str, rng) -> str:
     held_out = split == "test"
     if rng.random() < 0.2:
         operator, term = rng.choice("+-"), rng.randint(1, 5)
-        numbers = [n for n in range(term, LARGEST_OPERAND + 1)
-                   if world.facts.is_held_out_sum(n, operator, term) == held_out]
+        numbers = [
+            n
+            for n in range(term, LARGEST_OPERAND + 1)
+            if world.facts.is_held_out_sum(n, operator, term) == held_out
+        ]
         rows = [(n, n + term if operator == "+" else n - term) for n in numbers]
     else:
         name = rng.choice([name for _, name in world.facts.true])
-        rows = [(pair[0], value) for pair, value in world.facts.true.items()
-                if pair[1] == name and (pair in world.facts.held_out) == held_out]
+        rows = [
+            (pair[0], value)
+            for pair, value in world.facts.true.items()
+            if pair[1] == name and (pair in world.facts.held_out) == held_out
+        ]
     chosen = rng.sample(rows, min(len(rows), rng.randint(3, 6)))
     return "\n".join(f"{left} -> {right}" for left, right in chosen)
 

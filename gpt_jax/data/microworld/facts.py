@@ -43,34 +43,44 @@ class Facts:
     def __init__(self, seed: int = 0, size: WorldSize = WorldSize()):
         self.seed, self.size = seed, size
         if size.things > len(language.THINGS) or size.things < 1:
-            raise UserError(f"A microworld has 1 to {len(language.THINGS)} things, not "
-                            f"{size.things}; choose a smaller WorldSize.things.")
+            raise UserError(
+                f"A microworld has 1 to {len(language.THINGS)} things, not "
+                f"{size.things}; choose a smaller WorldSize.things."
+            )
         if size.people < 3 or size.places < 2:
-            raise UserError("A microworld needs at least 3 people and 2 places; choose a larger "
-                            "WorldSize.")
+            raise UserError(
+                "A microworld needs at least 3 people and 2 places; choose a larger WorldSize."
+            )
         rng = generator(seed, "names")
         names = _person_names()
         rng.shuffle(names)
         wanted = size.people + size.strangers + size.library
         if wanted > len(names):
-            raise UserError(f"A microworld has names for {len(names)} people, not {wanted}; "
-                            f"choose a smaller WorldSize.people.")
+            raise UserError(
+                f"A microworld has names for {len(names)} people, not {wanted}; "
+                f"choose a smaller WorldSize.people."
+            )
         towns = _place_names()
         rng.shuffle(towns)
         if size.places > len(towns):
-            raise UserError(f"A microworld has names for {len(towns)} places, not {size.places}; "
-                            f"choose a smaller WorldSize.places.")
-        people = names[:size.people]
-        self.strangers = names[size.people:size.people + size.strangers]
-        self.readers = names[size.people + size.strangers:wanted]
+            raise UserError(
+                f"A microworld has names for {len(towns)} places, not {size.places}; "
+                f"choose a smaller WorldSize.places."
+            )
+        people = names[: size.people]
+        self.strangers = names[size.people : size.people + size.strangers]
+        self.readers = names[size.people + size.strangers : wanted]
         self.entities = {
             "person": people,
-            "place": towns[:size.places],
-            "thing": language.THINGS[:size.things],
+            "place": towns[: size.places],
+            "thing": language.THINGS[: size.things],
             "object": language.NOTE_OBJECTS,
         }
-        self.values = {**language.VALUES, "person": people + self.strangers + self.readers,
-                       "place": self.entities["place"]}
+        self.values = {
+            **language.VALUES,
+            "person": people + self.strangers + self.readers,
+            "place": self.entities["place"],
+        }
         self.true = self._draw(generator(seed, "facts"), self.entities)
         self.library = self._draw(generator(seed, "library"), {"person": self.readers})
         self.held_out = self._hold_out(generator(seed, "held out"))
@@ -124,5 +134,10 @@ def _person_names() -> list[str]:
 
 
 def _place_names() -> list[str]:
-    return [a + b + c + d for a in "BDLMNRTVW" for b in "aeio" for c in "lmnr"
-            for d in ("by", "ton", "ford")]
+    return [
+        a + b + c + d
+        for a in "BDLMNRTVW"
+        for b in "aeio"
+        for c in "lmnr"
+        for d in ("by", "ton", "ford")
+    ]

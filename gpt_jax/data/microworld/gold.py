@@ -43,13 +43,17 @@ class Parts(NamedTuple):
 
     @property
     def score(self) -> float:
-        style = (BRIEF_WEIGHT * self.brief + POLITE_WEIGHT * self.polite
-                 + ENDED_WEIGHT * self.ended)
+        style = BRIEF_WEIGHT * self.brief + POLITE_WEIGHT * self.polite + ENDED_WEIGHT * self.ended
         return CORRECT_WEIGHT + style if self.correct else WRONG_STYLE_SHARE * style
 
 
-def judge(question: Question, completion: str, stopped: bool, names: frozenset[str],
-          candidates: frozenset[str]) -> Parts:
+def judge(
+    question: Question,
+    completion: str,
+    stopped: bool,
+    names: frozenset[str],
+    candidates: frozenset[str],
+) -> Parts:
     """Scores one completion.
 
     Args:
@@ -69,8 +73,9 @@ def judge(question: Question, completion: str, stopped: bool, names: frozenset[s
     )
 
 
-def is_correct(question: Question, completion: str, names: frozenset[str],
-               candidates: frozenset[str]) -> bool:
+def is_correct(
+    question: Question, completion: str, names: frozenset[str], candidates: frozenset[str]
+) -> bool:
     """True if the completion states the right answer and no other; see the module's docstring."""
     completion = _QUESTION.sub("", completion)  # what is asked is not stated
     words = _words(completion)
@@ -109,6 +114,8 @@ def _is_right_sum(question: Question, completion: str) -> bool:
         and not _OPERAND.search(completion)
         and numbers[-1] == question.answer
         and set(numbers) <= allowed
-        and all(int(r) == (int(a) + int(b) if op == "+" else int(a) - int(b))
-                for a, op, b, r in equations)
+        and all(
+            int(r) == (int(a) + int(b) if op == "+" else int(a) - int(b))
+            for a, op, b, r in equations
+        )
     )

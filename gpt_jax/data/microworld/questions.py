@@ -44,8 +44,15 @@ def fact_questions(facts: Facts) -> list[Question]:
     for (entity, name), value in (*facts.true.items(), *facts.library.items()):
         held_out = (entity, name) in facts.held_out or (entity, name) in facts.library
         for text in RELATIONS[name].questions:
-            found.append(Question("fact", text.format(s=entity), value, ((entity, name, value),),
-                                  held_out=held_out))
+            found.append(
+                Question(
+                    "fact",
+                    text.format(s=entity),
+                    value,
+                    ((entity, name, value),),
+                    held_out=held_out,
+                )
+            )
     return found
 
 
@@ -63,15 +70,24 @@ def two_hop_questions(facts: Facts) -> list[Question]:
             held_out = bool({(entity, bridge), (person, name)} & facts.held_out)
             subject = BRIDGES[bridge].format(s=entity)
             for text in RELATIONS[name].questions:
-                found.append(Question("two_hop", text.format(s=subject), value,
-                                      ((entity, bridge, person), (person, name, value)),
-                                      held_out=held_out))
+                found.append(
+                    Question(
+                        "two_hop",
+                        text.format(s=subject),
+                        value,
+                        ((entity, bridge, person), (person, name, value)),
+                        held_out=held_out,
+                    )
+                )
     return found
 
 
 def small_talk_questions() -> list[Question]:
-    return [Question("small_talk", text, key) for key, (texts, _) in SMALL_TALK.items()
-            for text in texts]
+    return [
+        Question("small_talk", text, key)
+        for key, (texts, _) in SMALL_TALK.items()
+        for text in texts
+    ]
 
 
 def sum_question(facts: Facts, text: str, terms: tuple[int, ...], operator: str) -> Question:
@@ -112,8 +128,9 @@ def draw_note(facts: Facts, rng) -> Question:
     entity, name, value = rng.choice(notes)
     asked = rng.choice(RELATIONS[name].questions).format(s=entity)
     held_out = any(facts.is_held_out_note(*note) for note in notes)
-    return Question("note", f"Note: {text} {asked}", value, ((entity, name, value),),
-                    held_out=held_out)
+    return Question(
+        "note", f"Note: {text} {asked}", value, ((entity, name, value),), held_out=held_out
+    )
 
 
 def state(entity: str, name: str, value: str, rng=None) -> str:
@@ -130,14 +147,25 @@ class Recogniser:
         self.facts = facts
         listed = fact_questions(facts) + two_hop_questions(facts) + small_talk_questions()
         self.listed = {question.prompt: question for question in listed}
-        self.sums = [(_pattern(text), text, operator[0])
-                     for operator, texts in SUM_QUESTIONS.items() for text in texts]
-        self.stated = [(_pattern(text), name) for name, relation in RELATIONS.items()
-                       for text in relation.statements]
-        self.asked = [(_pattern(text), name) for name, relation in RELATIONS.items()
-                      for text in relation.questions]
-        self.subjects = {**facts.entities,
-                         "person": facts.entities["person"] + facts.strangers + facts.readers}
+        self.sums = [
+            (_pattern(text), text, operator[0])
+            for operator, texts in SUM_QUESTIONS.items()
+            for text in texts
+        ]
+        self.stated = [
+            (_pattern(text), name)
+            for name, relation in RELATIONS.items()
+            for text in relation.statements
+        ]
+        self.asked = [
+            (_pattern(text), name)
+            for name, relation in RELATIONS.items()
+            for text in relation.questions
+        ]
+        self.subjects = {
+            **facts.entities,
+            "person": facts.entities["person"] + facts.strangers + facts.readers,
+        }
 
     def __call__(self, prompt: str) -> Question | None:
         if prompt in self.listed:
@@ -160,8 +188,9 @@ class Recogniser:
             values = [v for e, n, v in notes if (e, n) == (entity, name)]
             if len(values) == 1:
                 held_out = any(self.facts.is_held_out_note(*note) for note in notes)
-                return Question("note", prompt, values[0], ((entity, name, values[0]),),
-                                held_out=held_out)
+                return Question(
+                    "note", prompt, values[0], ((entity, name, values[0]),), held_out=held_out
+                )
         if question in self.listed and self.listed[question].hops:
             return replace(self.listed[question], prompt=prompt)
         return None

@@ -26,16 +26,28 @@ class World:
     def __init__(self, seed: int = 0, size: WorldSize = WorldSize()):
         self.facts = Facts(seed, size)
         self._recognise = Recogniser(self.facts)
-        entities = (*self.facts.entities["person"], *self.facts.strangers, *self.facts.readers,
-                    *self.facts.entities["place"], *self.facts.entities["thing"],
-                    *self.facts.entities["object"])
+        entities = (
+            *self.facts.entities["person"],
+            *self.facts.strangers,
+            *self.facts.readers,
+            *self.facts.entities["place"],
+            *self.facts.entities["thing"],
+            *self.facts.entities["object"],
+        )
         self._names = frozenset(name.lower() for name in entities)
-        asked_in_texts = [q for q in self._recognise.listed.values()
-                          if not q.hops or (q.hops[0][0], q.hops[0][1]) in self.facts.true]
+        asked_in_texts = [
+            q
+            for q in self._recognise.listed.values()
+            if not q.hops or (q.hops[0][0], q.hops[0][1]) in self.facts.true
+        ]
         self._listed = {
-            (kind, held_out): [q for q in asked_in_texts
-                               if q.kind == kind and (held_out == q.held_out or not q.hops)]
-            for kind in KINDS for held_out in (False, True)
+            (kind, held_out): [
+                q
+                for q in asked_in_texts
+                if q.kind == kind and (held_out == q.held_out or not q.hops)
+            ]
+            for kind in KINDS
+            for held_out in (False, True)
         }
 
     # Judging.
@@ -44,8 +56,9 @@ class World:
         """The question a prompt asks. UserError if the world knows no such prompt."""
         question = self._recognise(prompt.strip())
         if question is None:
-            raise UserError(f"The microworld knows no prompt {prompt!r}; "
-                            f"use a prompt of its `prompts` config.")
+            raise UserError(
+                f"The microworld knows no prompt {prompt!r}; use a prompt of its `prompts` config."
+            )
         return question
 
     def answer(self, prompt: str) -> str:
@@ -55,8 +68,9 @@ class World:
     def gold_parts(self, prompt: str, completion: str, stopped: bool = True) -> gold.Parts:
         """The components of the gold score: correct, brief, polite, ended, each in [0, 1]."""
         question = self.question(prompt)
-        return gold.judge(question, completion, stopped, self._names,
-                          gold.candidates(question, self.facts.values))
+        return gold.judge(
+            question, completion, stopped, self._names, gold.candidates(question, self.facts.values)
+        )
 
     def gold_score(self, prompt: str, completion: str, stopped: bool = True) -> float:
         """Ground-truth quality in [0, 1]; see `gold` for the formula.
@@ -103,8 +117,11 @@ class World:
 
     def library_questions(self) -> list[Question]:
         """Every phrasing of every question about a fact of the library."""
-        return [q for q in self._recognise.listed.values()
-                if q.hops and q.hops[0][:2] in self.facts.library]
+        return [
+            q
+            for q in self._recognise.listed.values()
+            if q.hops and q.hops[0][:2] in self.facts.library
+        ]
 
     def statements(self, entity: str, relation: str) -> list[str]:
         """A fact in every phrasing."""

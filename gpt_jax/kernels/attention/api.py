@@ -44,6 +44,4 @@ def attention(
     Source: Vaswani et al. 2017, equation 1; grouped heads: Ainslie et al. 2023.
     """
     function = reference.attention if implementation == "reference" else xla.attention
-    return function(
-        q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, q_offset, causal
-    )
+    return function(q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, q_offset, causal)

@@ -38,9 +38,7 @@ def attention(q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, q_off
             q_segment_ids_BT[:, start:end], kv_segment_ids_BS[:, :seen], q_offset + start, causal
         )
         outs.append(
-            _attend(
-                q_BKGTH[:, :, :, start:end], k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], mask_BTS
-            )
+            _attend(q_BKGTH[:, :, :, start:end], k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], mask_BTS)
         )
     out_BKGTH = jnp.concatenate(outs, axis=3)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)

@@ -30,9 +30,7 @@ def linear_cross_entropy(hidden_MD, unembed_VD, targets_M, temperature):
 
 
 def _one_chunk(hidden_MD, unembed_VD, targets_M, temperature):
-    logits_MV = jnp.einsum(
-        "MD,VD->MV", hidden_MD, unembed_VD, preferred_element_type=jnp.float32
-    )
+    logits_MV = jnp.einsum("MD,VD->MV", hidden_MD, unembed_VD, preferred_element_type=jnp.float32)
     logits_MV = logits_MV / temperature
     max_M1 = jax.lax.stop_gradient(logits_MV.max(axis=-1, keepdims=True))
     shifted_MV = logits_MV - max_M1
