@@ -16,6 +16,7 @@ setup(
     install_requires=[
         "array-record>=0.5",
         "chex>=0.1.90",
+        "etils[epath]>=1.12",
         "flax>=0.12",
         "importlib-resources>=6",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.12",
@@ -41,6 +42,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "tensorboardX>=2.6",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.

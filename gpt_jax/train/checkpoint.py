@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
@@ -97,12 +98,13 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
       UserError: if there is no checkpoint, or it cannot be read.
     """
     path = Path(folder).resolve() / "checkpoints"
-    step = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
-    if not step:
+    steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
+    if not steps:
         raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
-    item = path / str(max(step)) / "params"
-    with ocp.StandardCheckpointer() as checkpointer, _naming(item.parent, older=[]):
-        shapes = jax.tree.map(_struct, checkpointer.metadata(item).item_metadata.tree)
+    item = epath.Path(path) / str(max(steps)) / "params"
+    handler = ocp.StandardCheckpointHandler()
+    with contextlib.closing(handler), _naming(item.parent, older=[]):
+        shapes = jax.tree.map(_struct, handler.metadata(item).tree)
         if mesh is None:
             whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             placed = jax.tree.map(lambda _: whole, shapes)
@@ -113,7 +115,7 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
             shapes,
             placed,
         )
-        return checkpointer.restore(item, target)
+        return handler.restore(item, args=ocp.args.StandardRestore(target))
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:

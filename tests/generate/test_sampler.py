@@ -1,7 +1,6 @@
 """Sampling against the full forward pass."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,12 @@ from gpt_jax.generate.sampler import filter_logprobs
 from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs
 
 PAD, STOP, C = 0, 1, 6
-init_jit = jax.jit(init, static_argnums=0)
+init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnums=0)
+sample = jax.jit(
+    generate,
+    static_argnums=0,
+    static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature", "top_k", "top_p"),
+)
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
 LLAMA = dataclasses.replace(
     GPT, kv_heads=2, positions="rope", norm="rms", mlp="swiglu", tied=False, biases=False
@@ -33,16 +37,15 @@ def model(request):
 def run(model, rows=ROWS, length=5, seed=0, **options):
     config, params = model
     options = dict(max_new_tokens=C, stop_id=STOP, pad_id=PAD) | options
-    row_ids_B = options.pop("row_ids_B", None)
-    sample = jax.jit(functools.partial(generate, config, **options))
+    options["row_ids_B"] = options.get("row_ids_B", jnp.arange(len(rows)))
     prompts = pad_prompts(rows, length, PAD)
-    return jax.device_get(sample(params, prompts, jax.random.key(seed), row_ids_B=row_ids_B))
+    return jax.device_get(sample(config, params, prompts, jax.random.key(seed), **options))
 
 
 def full_forward(model, rollout, temperature=1.0):
     """Log-probabilities of the completion, from one forward pass over the whole rollout."""
     config, params = model
-    hidden, _ = jax.jit(forward, static_argnums=0)(
+    hidden, _ = apply(
         config, params, rollout.tokens_BT, rollout.positions_BT, rollout.segment_ids_BT
     )
     P = rollout.tokens_BT.shape[1] - C
@@ -56,13 +59,12 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     """Invariant 2. Break it: `q_offset=0` in the attention of transformer.py."""
     config, params = model
     prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
-    step_fn = jax.jit(functools.partial(forward, config))
-    full, _ = step_fn(params, *prompts)
+    full, _ = apply(config, params, *prompts)
     cache = init_cache(config, len(ROWS), 9)
-    start, cache = step_fn(params, *(x[:, :4] for x in prompts), cache)
+    start, cache = apply(config, params, *(x[:, :4] for x in prompts), cache)
     steps = [start]
     for t in range(4, 7):
-        step, cache = step_fn(params, *(x[:, t : t + 1] for x in prompts), cache)
+        step, cache = apply(config, params, *(x[:, t : t + 1] for x in prompts), cache)
         steps.append(step)
     assert int(cache.index) == 7
     real = np.asarray(prompts.segment_ids_BP) != 0
@@ -104,17 +106,15 @@ def test_batch_composition_changes_nothing(model):
 
 
 def test_rows_draw_different_tokens():
-    config = GPT
-    uniform = (config, jax.tree.map(lambda x: 0.0 * x, init(config, jax.random.key(0))))
-    rollout = run(uniform, rows=[[5]] * 8, max_new_tokens=C)
+    uniform = (GPT, jax.tree.map(jnp.zeros_like, init_jit(GPT, jax.random.key(0))))
+    rollout = run(uniform, rows=[[5]] * 8)
     assert len({tuple(row) for row in rollout.tokens_BT.tolist()}) == 8
     assert len({tuple(row) for row in rollout.tokens_BT[:, -C:].T.tolist()}) == C
 
 
 def test_stopping():
     """The stop token is sampled, masked in, and followed by padding only."""
-    config = GPT
-    uniform = (config, jax.tree.map(lambda x: 0.0 * x, init(config, jax.random.key(0))))
+    uniform = (GPT, jax.tree.map(jnp.zeros_like, init_jit(GPT, jax.random.key(0))))
     rollout = run(uniform, rows=[[5, 6]] * 64)
     completion = rollout.tokens_BT[:, -C:]
     assert 0 < rollout.stopped_B.sum() < 64
@@ -138,7 +138,7 @@ def test_stopping():
 def test_the_loop_ends_when_every_row_has_stopped():
     """Break it: remove `& ~s.stopped_B.all()`; 10**5 steps then take minutes."""
     config = dataclasses.replace(GPT, positions="sinusoidal")
-    params = init(config, jax.random.key(0))
+    params = init_jit(config, jax.random.key(0))
     # An unembedding that always says STOP.
     params = jax.tree.map(lambda x: 0.0 * x, params)
     params["final_norm"]["bias"] = jnp.ones(16)
@@ -168,6 +168,6 @@ def test_top_k_of_one_is_greedy_with_unfiltered_logprobs(model):
 
 
 def test_outgrowing_the_position_table_ends_in_a_sentence():
-    model = (GPT, init(GPT, jax.random.key(0)))
+    model = (GPT, init_jit(GPT, jax.random.key(0)))
     with pytest.raises(UserError, match="exceed the model's context_length 24"):
         run(model, max_new_tokens=20)

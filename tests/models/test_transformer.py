@@ -54,15 +54,18 @@ def rows(sequences, width, side="right"):
     return tokens, positions, segments
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def next_token_logprobs(config, params, tokens, positions, segments):
+    hidden, _ = forward(config, params, tokens, positions, segments)
+    return token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])[0]
+
+
+score = jax.jit(score_last_token, static_argnums=0)
+
+
 def logprobs(config, params, tokens, positions, segments):
     """Of every next token, with the pairs that lie within one segment."""
-
-    @jax.jit
-    def values_of(params, tokens, positions, segments):
-        hidden, _ = forward(config, params, tokens, positions, segments)
-        return token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])[0]
-
-    values = values_of(params, tokens, positions, segments)
+    values = next_token_logprobs(config, params, tokens, positions, segments)
     real = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
     return np.asarray(values), real
 
@@ -85,11 +88,11 @@ def test_padding_and_batch_composition_change_nothing(config, side, width):
 def test_scores_are_read_at_the_last_real_token(config, side):
     """Invariant 8. Break it: `last_B = ....max` -> `-1` in `score_last_token`."""
     scorer = init_scorer(config, big_params(config), jax.random.key(2))
-    together = score_last_token(config, scorer, *rows(SEQUENCES, 11, side))
+    together = score(config, scorer, *rows(SEQUENCES, 11, side))
     assert together.dtype == jnp.float32
-    for score, sequence in zip(together, SEQUENCES, strict=True):
-        alone = score_last_token(config, scorer, *rows([sequence], len(sequence)))
-        np.testing.assert_allclose(score, alone[0], atol=1e-5)
+    for value, sequence in zip(together, SEQUENCES, strict=True):
+        alone = score(config, scorer, *rows([sequence], len(sequence)))
+        np.testing.assert_allclose(value, alone[0], atol=1e-5)
 
 
 def test_packed_segments_do_not_see_each_other(config):
@@ -104,14 +107,16 @@ def test_packed_segments_do_not_see_each_other(config):
     np.testing.assert_allclose(packed[real], np.concatenate(apart), atol=1e-5)
 
 
-def loss_and_gradients(config, params):
-    def loss(params):
-        tokens, positions, segments = rows(SEQUENCES, 8)
-        hidden, _ = forward(config, params, tokens, positions, segments)
-        values, entropy = token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])
-        return (values + 0.1 * entropy).mean()
+def mean_loss(config, params):
+    tokens, positions, segments = rows(SEQUENCES, 8)
+    hidden, _ = forward(config, params, tokens, positions, segments)
+    values, entropy = token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])
+    return (values + 0.1 * entropy).mean()
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+
+def loss_and_gradients(config, params):
+    """Compiled afresh on every call, so that a patched `layer_unroll` takes effect."""
+    return jax.jit(jax.value_and_grad(functools.partial(mean_loss, config)))(params)
 
 
 def assert_trees_close(ours, theirs):
@@ -139,20 +144,21 @@ def test_gradients_equal_finite_differences(config):
     params = big_params(config)
     _, gradients = loss_and_gradients(config, params)
     direction = jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-9), gradients)
+    loss = jax.jit(mean_loss, static_argnums=0)
 
     def loss_at(step):
-        moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
-        return loss_and_gradients(config, moved)[0]
+        return loss(config, jax.tree.map(lambda p, d: p + step * d, params, direction))
 
-    slope = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2
-    expected = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradients, direction))))
+    slope = (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+    expected = sum(jnp.vdot(gradient, unit) for gradient, unit in pairs)
     np.testing.assert_allclose(slope, expected, rtol=1e-2)
 
 
 def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
     """Invariant 4. Break it: drop `.astype(jnp.float32)` in `scalar_head`."""
     low = dataclasses.replace(LLAMA, dtype="bfloat16")
-    params = init(LLAMA, jax.random.key(0))
+    params = jax.jit(init, static_argnums=0)(LLAMA, jax.random.key(0))
     inputs = rows(SEQUENCES, 8)
     hidden, _ = forward(low, params, *inputs)
     assert hidden.dtype == jnp.bfloat16
@@ -161,7 +167,7 @@ def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
 
     scorer = init_scorer(low, params, jax.random.key(1), zero=True)
     scorer["head"]["bias"] = jnp.float32(0.7)
-    scores = score_last_token(low, scorer, *inputs)
+    scores = score(low, scorer, *inputs)
     assert scores.dtype == jnp.float32
     np.testing.assert_array_equal(scores, np.float32(0.7))
 
