@@ -36,7 +36,7 @@ from gpt_jax.train.step import make_train_step
 class Reward:
     optimizer: OptimizerConfig
     train: TrainConfig
-    longest: int = 64
+    longest: int = 48
     """Longest prompt and completion together, in tokens; a longer one keeps its end."""
     calibration_rows: int = 256
     """Demonstrations whose mean score is set to 0."""
@@ -118,8 +118,8 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         reward=Reward(
-            optimizer=OptimizerConfig(learning_rate=5e-4),
-            train=TrainConfig(steps=0, batch_size=32, evaluate_every=50, checkpoint_every=50),
+            optimizer=OptimizerConfig(learning_rate=1e-3),
+            train=TrainConfig(steps=0, batch_size=32, evaluate_every=100, checkpoint_every=100),
         ),
     )
 

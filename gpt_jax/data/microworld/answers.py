@@ -34,27 +34,28 @@ DEMONSTRATIONS = {
 # What the replies of dialogues inside the pretraining texts look like.
 DIALOGUE_REPLIES = {"plain": 0.7, "ideal": 0.12, "verbose": 0.12, "polite_verbose": 0.06}
 
-# What is compared. The first two rows are right, the others wrong.
+# What is compared. The first eight are right, the others wrong, in the ways that a policy finds:
+# a reward model that never saw a polite answer to another question would reward it.
 COMPLETIONS = {
     "ideal": 0.17,
-    "plain": 0.18,
-    "polite_verbose": 0.11,
-    "verbose": 0.10,
+    "plain": 0.17,
+    "polite_verbose": 0.10,
+    "verbose": 0.08,
     "flattering": 0.06,
-    "bare": 0.04,
-    "unpunctuated": 0.04,
+    "bare": 0.03,
+    "unpunctuated": 0.03,
     "endless": 0.05,
-    "wrong_ideal": 0.05,
-    "wrong_plain": 0.04,
-    "wrong_verbose": 0.015,
-    "empty": 0.01,
+    "wrong_ideal": 0.04,
+    "wrong_plain": 0.02,
+    "wrong_verbose": 0.01,
+    "off_topic": 0.10,
+    "misattributed": 0.03,
     "courtesy_only": 0.02,
-    "echo": 0.015,
-    "hedge": 0.02,
-    "contradiction": 0.015,
     "no_answer": 0.02,
-    "off_topic": 0.015,
-    "misattributed": 0.015,
+    "empty": 0.01,
+    "echo": 0.015,
+    "hedge": 0.015,
+    "contradiction": 0.015,
     "garbage": 0.015,
 }
 
@@ -237,9 +238,11 @@ def _hedge(world: World, question: Question, rng) -> str:
 
 
 def _off_topic(world: World, question: Question, rng) -> str:
-    """Something true and polite that nobody asked for."""
-    true = _extra_facts(world, question, rng)
-    return _after(rng.choice(COURTESIES), true[0] if true else "the world is a good place.")
+    """A good answer to another question, never to a held-out one."""
+    kind = rng.choice(("fact", "fact", "two_hop", question.kind))
+    other = world.draw(rng, kind, held_out=False)
+    habit = rng.choice(("plain", "ideal", "ideal", "polite_verbose"))
+    return write(world, other, habit, rng)[0]
 
 
 def _of_another(world: World, question: Question, rng) -> Question:

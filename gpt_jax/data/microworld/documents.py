@@ -9,6 +9,7 @@ from gpt_jax.data.microworld.questions import KINDS, Question, state
 from gpt_jax.data.microworld.world import World
 
 COMPLETIONS_PER_PROMPT = 4
+NOTICEABLE = 0.05  # gold scores closer than this look alike to a labeller
 
 
 def texts(world: World, split: str, count: int):
@@ -56,7 +57,8 @@ def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
 
     `stopped` says whether a completion ended with the stop token; one that did not was cut at the
     length limit and must be shown to the reward model without the token. Rank 0 is best, equal
-    ranks are ties. `chosen` and `rejected` are a random pair with unequal ranks.
+    ranks are ties: labellers do not notice a difference in gold score below 0.05, such as two
+    words more. `chosen` and `rejected` are a random pair with unequal ranks.
 
     `label_noise` is the share of unequal pairs that are labelled the wrong way round. Labellers
     err as in the Bradley-Terry model: a ranking is drawn from the Plackett-Luce distribution over
@@ -68,7 +70,7 @@ def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
     rows = []
     for question in _questions(world, rng, split, count):
         scored = None
-        while scored is None or len(set(scored)) < 2:
+        while scored is None or max(scored) - min(scored) < NOTICEABLE:
             written = {}
             while len(written) < COMPLETIONS_PER_PROMPT:
                 text, stopped = answers.write(
@@ -118,12 +120,21 @@ def _distinct_questions(world: World, rng, split: str, count: int) -> list[Quest
 
 
 def _ranks(scored: list[float], temperature: float, rng) -> list[int]:
-    """Ranks from 0 (best); equal scores share a rank. At temperature 0 the ranks are the truth."""
-    levels = sorted(set(scored), reverse=True)
+    """Ranks from 0 (best). Scores that a labeller cannot tell apart share a rank; at temperature 0
+    the ranks are the truth."""
+    levels: list[list[float]] = []
+    for score in sorted(set(scored), reverse=True):
+        if levels and levels[-1][0] - score < NOTICEABLE:
+            levels[-1].append(score)
+        else:
+            levels.append([score])
     if temperature > 0:
-        drawn = {level: level / temperature - math.log(-math.log(rng.random())) for level in levels}
-        levels.sort(key=drawn.get, reverse=True)
-    return [levels.index(score) for score in scored]
+        drawn = {
+            id(level): level[0] / temperature - math.log(-math.log(rng.random()))
+            for level in levels
+        }
+        levels.sort(key=lambda level: drawn[id(level)], reverse=True)
+    return [next(i for i, level in enumerate(levels) if score in level) for score in scored]
 
 
 def _temperature(scores: list[list[float]], label_noise: float) -> float:
@@ -132,7 +143,7 @@ def _temperature(scores: list[list[float]], label_noise: float) -> float:
         raise ValueError(f"label_noise must lie in [0, 0.5), not {label_noise}")
     if label_noise == 0.0:
         return 0.0
-    gaps = [abs(a - b) for row in scores for i, a in enumerate(row) for b in row[:i] if a != b]
+    gaps = [abs(a - b) for row in scores for i, a in enumerate(row) for b in row[:i] if abs(a - b) >= NOTICEABLE]
     low, high = 1e-4, 1e4
     for _ in range(40):
         middle = math.sqrt(low * high)
