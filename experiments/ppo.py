@@ -121,12 +121,12 @@ def tiny() -> Config:
             episodes=64,
             epochs=2,
             minibatches=2,
-            max_new_tokens=40,
-            kl_coef=0.2,
+            max_new_tokens=36,
+            kl_coef=0.1,
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=80, log_every=1, checkpoint_every=20),
+            train=TrainConfig(steps=70, log_every=1, checkpoint_every=35),
         ),
     )
 

@@ -42,7 +42,7 @@ from gpt_jax.train.run import record_config
 class Evaluate:
     prompts: int = 512
     """Held-out prompts that every model answers."""
-    best_of: int = 8
+    best_of: int = 4
     """Candidates per prompt of best-of-n under the reward model."""
     samples: int = 6
     """Prompts whose answers are shown in the report."""

@@ -37,18 +37,18 @@ DIALOGUE_REPLIES = {"plain": 0.7, "ideal": 0.12, "verbose": 0.12, "polite_verbos
 # What is compared. The first eight are right, the others wrong, in the ways that a policy finds:
 # a reward model that never saw a polite answer to another question would reward it.
 COMPLETIONS = {
-    "ideal": 0.17,
-    "plain": 0.17,
+    "ideal": 0.18,
+    "plain": 0.18,
     "polite_verbose": 0.10,
     "verbose": 0.08,
     "flattering": 0.06,
     "bare": 0.03,
     "unpunctuated": 0.03,
     "endless": 0.05,
-    "wrong_ideal": 0.04,
-    "wrong_plain": 0.02,
+    "wrong_ideal": 0.02,
+    "wrong_plain": 0.01,
     "wrong_verbose": 0.01,
-    "off_topic": 0.10,
+    "off_topic": 0.11,
     "misattributed": 0.03,
     "courtesy_only": 0.02,
     "no_answer": 0.02,

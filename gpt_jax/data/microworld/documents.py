@@ -20,12 +20,12 @@ def texts(world: World, split: str, count: int):
     rng = generator(world.facts.seed, f"text {split}")
     kinds = {
         _about_one: 0.50,
-        _about_many: 0.18,
+        _about_many: 0.16,
         _sharing: 0.05,
         _sums: 0.10,
         _dialogue: 0.10,
         _pattern: 0.04,
-        _note: 0.03,
+        _note: 0.05,
     }
     for _ in range(count):
         yield {"text": answers.choose(kinds, rng)(world, split, rng)}
@@ -210,7 +210,15 @@ def _note(world: World, split: str, rng) -> str:
 
 def _pattern(world: World, split: str, rng) -> str:
     """A table that goes on in the same way: the form of few-shot prompts."""
-    held_out = split == "test"
+    rows = []
+    while len(rows) < 2:  # a held-out side may be nearly empty
+        rows = _pattern_rows(world, split == "test", rng)
+    chosen = rng.sample(rows, min(len(rows), rng.randint(3, 6)))
+    return "\n".join(f"{left} -> {right}" for left, right in chosen)
+
+
+def _pattern_rows(world: World, held_out: bool, rng) -> list[tuple]:
+    """All (left, right) of one relation, or of one sum with a fixed term."""
     if rng.random() < 0.2:
         operator, term = rng.choice("+-"), rng.randint(1, 5)
         numbers = [
@@ -218,16 +226,13 @@ def _pattern(world: World, split: str, rng) -> str:
             for n in range(term, LARGEST_OPERAND + 1)
             if world.facts.is_held_out_sum(n, operator, term) == held_out
         ]
-        rows = [(n, n + term if operator == "+" else n - term) for n in numbers]
-    else:
-        name = rng.choice([name for _, name in world.facts.true])
-        rows = [
-            (pair[0], value)
-            for pair, value in world.facts.true.items()
-            if pair[1] == name and (pair in world.facts.held_out) == held_out
-        ]
-    chosen = rng.sample(rows, min(len(rows), rng.randint(3, 6)))
-    return "\n".join(f"{left} -> {right}" for left, right in chosen)
+        return [(n, n + term if operator == "+" else n - term) for n in numbers]
+    name = rng.choice([name for _, name in world.facts.true])
+    return [
+        (pair[0], value)
+        for pair, value in world.facts.true.items()
+        if pair[1] == name and (pair in world.facts.held_out) == held_out
+    ]
 
 
 def _turn(question: Question, reply: str) -> str:

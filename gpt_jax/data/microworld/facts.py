@@ -8,16 +8,16 @@ from gpt_jax.data.microworld import language
 from gpt_jax.errors import UserError
 
 HELD_OUT = 0.25  # share of (entity, relation) pairs and of sums that only test splits ask about
-LARGEST_OPERAND = 20
+LARGEST_OPERAND = 10
 
 
 @dataclass(frozen=True)
 class WorldSize:
     """How many entities there are. Facts: 5 per person, 2 per place, 3 per thing."""
 
-    people: int = 48
-    places: int = 12
-    things: int = 20
+    people: int = 36
+    places: int = 10
+    things: int = 14
     strangers: int = 12  # people that occur only in notes, where anything may be said of them
     library: int = 24  # people that no training text mentions, for retrieval
 

@@ -1,8 +1,8 @@
 """The ground-truth score of a reply: correct first, then brief, polite and well ended.
 
-    style = 0.15 brief + 0.15 polite + 0.10 ended
-    score = 0.60 + style   if the reply is correct
-            0.25 style     if it is not          (at most 0.10)
+    style = 0.20 brief + 0.20 polite + 0.10 ended
+    score = 0.50 + style   if the reply is correct
+            0.25 style     if it is not          (at most 0.125)
             0              if it is empty
 
 Correct: the reply states exactly one answer of the type that is asked for, it is the right one,
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from gpt_jax.data.microworld.language import COURTESY_PHRASES, HEDGES, RELATIONS, SMALL_TALK
 from gpt_jax.data.microworld.questions import Question
 
-CORRECT_WEIGHT, BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.60, 0.15, 0.15, 0.10
+CORRECT_WEIGHT, BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.50, 0.20, 0.20, 0.10
 WRONG_STYLE_SHARE = 0.25
 BRIEF_WORDS, WORDS_OF_A_HOP, LONG_WORDS = 12, 5, 30
 
