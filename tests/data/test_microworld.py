@@ -52,7 +52,7 @@ def spoken(config, row):
 
 
 def test_size_and_facts():
-    assert 300 <= len(WORLD.facts.true) <= 350
+    assert len(WORLD.facts.true) == 36 * 5 + 10 * 2 + 14 * 3
     small = World(1, WorldSize(people=6, places=3, things=4, strangers=2, library=3))
     assert len(small.facts.true) == 6 * 5 + 3 * 2 + 4 * 3
     assert all(len(set(relation.questions)) >= 5 for relation in RELATIONS.values())
@@ -116,11 +116,11 @@ def test_habits_score_in_order(kind, held_out):
             return WORLD.gold_score(question.prompt, text, stopped)
 
         assert score("ideal") == pytest.approx(1.0)
-        assert score("plain") == pytest.approx(0.85)
-        assert 0.6 <= score("verbose") <= 0.85 + 1e-9
-        assert 0.6 <= score("flattering") <= 0.85 + 1e-9
-        assert 0.6 <= score("unpunctuated") <= 0.75 + 1e-9
-        assert score("endless") <= 0.75
+        assert score("plain") == pytest.approx(0.8)
+        assert 0.5 <= score("verbose") <= 0.8 + 1e-9
+        assert 0.5 <= score("flattering") <= 0.8 + 1e-9
+        assert 0.5 <= score("unpunctuated") <= 0.7 + 1e-9
+        assert score("endless") <= 0.7 + 1e-9
         for habit in (
             "wrong_ideal",
             "wrong_plain",
@@ -132,7 +132,7 @@ def test_habits_score_in_order(kind, held_out):
             "garbage",
             "misattributed",
         ):
-            assert score(habit) <= 0.1 + 1e-9, habit
+            assert score(habit) <= 0.125 + 1e-9, habit
         assert score("empty") == 0.0
 
 
@@ -141,15 +141,15 @@ def test_the_formula():
     prompt, right = fact_prompt(entity, name), f"{entity} lives in {value}"
     other = next(place for place in WORLD.facts.entities["place"] if place != value)
     assert gold_score(prompt, f"Sure! {right}.") == pytest.approx(1.0)
-    assert gold_score(prompt, f"{value}.") == pytest.approx(0.85)
+    assert gold_score(prompt, f"{value}.") == pytest.approx(0.8)
     assert gold_score(prompt, f"Sure! {right}.", stopped=False) == pytest.approx(0.9)
     assert gold_score(prompt, f"Sure! {right}") == pytest.approx(0.9)
-    assert gold_score(prompt, f"Sure! Of course, {right}.") == pytest.approx(0.85)
+    assert gold_score(prompt, f"Sure! Of course, {right}.") == pytest.approx(0.8)
     # 21 words: the brief part is 0.5.
     assert gold_score(prompt, f"Sure! {right} {'well ' * 16}.".replace(" .", ".")) == (
-        pytest.approx(0.6 + 0.15 * 0.5 + 0.15 + 0.1)
+        pytest.approx(0.5 + 0.2 * 0.5 + 0.2 + 0.1)
     )
-    assert gold_score(prompt, f"Sure! {entity} lives in {other}.") == pytest.approx(0.25 * 0.4)
+    assert gold_score(prompt, f"Sure! {entity} lives in {other}.") == pytest.approx(0.25 * 0.5)
     assert gold_score(prompt, " \n") == 0.0
 
 
@@ -295,7 +295,7 @@ def test_training_never_shows_held_out_sums(rows, config):
         for a, b in re.findall(rf"(?=\b{pattern}[ .,?])", training)
     ]
     shown = {(b, "-", a) if operator == "from" else (a, operator, b) for a, operator, b in found}
-    assert len(shown) > 200
+    assert len(shown) > 100
     assert not [pair for pair in shown if WORLD.facts.is_held_out_sum(*pair)]
 
 
@@ -330,16 +330,18 @@ def test_ranks_are_the_gold_order(rows):
             ]
             assert len(score) == len(set(row["completions"])) == 4
             for i, j in itertools.combinations(range(4), 2):
-                assert (score[i] > score[j]) == (row["ranks"][i] < row["ranks"][j])
-                if score[i] != score[j]:
+                if row["ranks"][i] != row["ranks"][j]:
+                    assert (score[i] > score[j]) == (row["ranks"][i] < row["ranks"][j])
                     unequal += 1
                     right = [WORLD.is_correct(row["prompt"], row["completions"][k]) for k in (i, j)]
                     differing += right[0] != right[1]
+                else:  # a labeller does not notice so small a difference
+                    assert abs(score[i] - score[j]) < 0.05
             best, worst = (row["completions"].index(row[key]) for key in ("chosen", "rejected"))
             assert row["ranks"][best] < row["ranks"][worst]
             assert row["chosen_stopped"] == row["stopped"][best]
             assert row["rejected_stopped"] == row["stopped"][worst]
-    assert 0.40 <= differing / unequal <= 0.48
+    assert 0.5 <= differing / unequal <= 0.6
 
 
 @pytest.mark.parametrize("label_noise", [0.1, 0.27])

@@ -239,10 +239,13 @@ def _hedge(world: World, question: Question, rng) -> str:
 
 def _off_topic(world: World, question: Question, rng) -> str:
     """A good answer to another question, never to a held-out one."""
-    kind = rng.choice(("fact", "fact", "two_hop", question.kind))
-    other = world.draw(rng, kind, held_out=False)
-    habit = rng.choice(("plain", "ideal", "ideal", "polite_verbose"))
-    return write(world, other, habit, rng)[0]
+    while True:
+        kind = rng.choice(("fact", "fact", "two_hop", question.kind))
+        other = world.draw(rng, kind, held_out=False)
+        habit = rng.choice(("plain", "ideal", "ideal", "polite_verbose"))
+        text, _ = write(world, other, habit, rng)
+        if not world.is_correct(question.prompt, text):
+            return text
 
 
 def _of_another(world: World, question: Question, rng) -> Question:
