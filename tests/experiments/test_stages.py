@@ -3,6 +3,7 @@
 import functools
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -82,9 +83,7 @@ def test_stages_run_on_their_own(run, tmp_path):
         **common, run_dir=f"{tmp_path}/sft", init_from=f"{folder}/pretrain", sft=sft.smoke().sft
     )
     sft.main(again)
-    jax.tree.map(
-        np.testing.assert_array_equal, load_params(tmp_path / "sft"), load_params(folder / "sft")
-    )
+    chex.assert_trees_all_equal(load_params(tmp_path / "sft"), load_params(folder / "sft"))
 
 
 def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):

@@ -1,5 +1,6 @@
 """Losses against an independent float64 NumPy computation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,7 @@ def test_empty_slots_change_no_ranking_number():
         np.pad(scores, ((0, 2), (0, 2)), constant_values=9.0),
         np.pad(ranks, ((0, 2), (0, 2)), constant_values=-1),
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), alone, padded)
+    chex.assert_trees_all_close(alone, padded, rtol=1e-6)
 
 
 def test_extreme_margins_stay_finite():
@@ -139,4 +140,4 @@ def test_masked_tokens_change_no_ppo_number():
     ):
         clean = loss(*arrays, mask, 0.2)
         noisy = loss(*(x + noise * (i + 1) for i, x in enumerate(arrays)), mask, 0.2)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), clean, noisy)
+        chex.assert_trees_all_close(clean, noisy, rtol=1e-6)

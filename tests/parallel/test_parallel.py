@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,9 +126,7 @@ def test_accumulation_changes_nothing():
     whole, params_whole, _ = train(make_mesh(MeshConfig(data=1)), steps=5)
     parts, params_parts, _ = train(make_mesh(MeshConfig(data=1)), steps=5, accumulate=4)
     np.testing.assert_allclose(whole, parts, atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params_whole, params_parts
-    )
+    chex.assert_trees_all_close(params_whole, params_parts, atol=2e-4)
 
 
 def test_accumulation_on_a_mesh():
@@ -142,4 +141,4 @@ def test_row_padding_and_width_change_no_loss():
     params = tiny.params()
     a = lm_loss(tiny.MODEL, params, tiny.padded(rows, 20))
     b = lm_loss(tiny.MODEL, params, tiny.padded([*rows, [], []], 33))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+    chex.assert_trees_all_close(a, b, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +136,7 @@ def test_host_and_compiled_rewards_make_the_same_update(policy, scorer):
     pure = model_reward(tiny.MODEL, scorer)
     a, metrics_a = iterate(CONFIG, policy, scorer, pure)
     b, metrics_b = iterate(CONFIG, policy, scorer, lambda rollout: np.asarray(pure(rollout)))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), a.params, b.params)
+    chex.assert_trees_all_close(a.params, b.params, atol=3e-5)
     assert metrics_a["objective/scores"] == pytest.approx(metrics_b["objective/scores"], abs=1e-5)
 
 
@@ -166,9 +167,7 @@ def test_ema_follows_the_policy(policy, scorer):
     config = dataclasses.replace(CONFIG, ema_decay=0.9)
     state, _ = iterate(config, policy, scorer, model_reward(tiny.MODEL, scorer))
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, policy, state.params["policy"])
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), state.params["ema"], expected
-    )
+    chex.assert_trees_all_close(state.params["ema"], expected, atol=1e-6)
 
 
 def test_ptx_adds_the_language_model_gradient(policy, scorer):

@@ -143,7 +143,13 @@ def _temperature(scores: list[list[float]], label_noise: float) -> float:
         raise ValueError(f"label_noise must lie in [0, 0.5), not {label_noise}")
     if label_noise == 0.0:
         return 0.0
-    gaps = [abs(a - b) for row in scores for i, a in enumerate(row) for b in row[:i] if abs(a - b) >= NOTICEABLE]
+    gaps = [
+        abs(a - b)
+        for row in scores
+        for i, a in enumerate(row)
+        for b in row[:i]
+        if abs(a - b) >= NOTICEABLE
+    ]
     low, high = 1e-4, 1e4
     for _ in range(40):
         middle = math.sqrt(low * high)
