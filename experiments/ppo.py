@@ -122,11 +122,11 @@ def tiny() -> Config:
             epochs=2,
             minibatches=2,
             max_new_tokens=36,
-            kl_coef=0.1,
+            kl_coef=0.3,
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=70, log_every=1, checkpoint_every=35),
+            train=TrainConfig(steps=40, log_every=1, checkpoint_every=20),
         ),
     )
 

@@ -40,7 +40,7 @@ from gpt_jax.train.run import record_config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    prompts: int = 512
+    prompts: int = 600
     """Held-out prompts that every model answers."""
     best_of: int = 4
     """Candidates per prompt of best-of-n under the reward model."""

@@ -314,8 +314,8 @@ def test_demonstrators_are_of_mixed_habits(rows):
     ]
     share = {name: sum(getattr(p, name) for p in parts) / len(parts) for name in parts[0]._fields}
     assert 0.96 <= share["correct"] <= 0.98
-    assert 0.4 <= share["polite"] <= 0.55
-    assert 0.3 <= sum(p.brief < 1 for p in parts) / len(parts) <= 0.45
+    assert 0.25 <= share["polite"] <= 0.4
+    assert 0.35 <= sum(p.brief < 1 for p in parts) / len(parts) <= 0.5
     assert sum(p.score > 0.999 for p in parts) / len(parts) <= 0.2
 
 

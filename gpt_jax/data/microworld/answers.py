@@ -20,13 +20,13 @@ from gpt_jax.data.microworld.language import (
 from gpt_jax.data.microworld.questions import Question, state
 from gpt_jax.data.microworld.world import World
 
-# What demonstrators write, with its share: about half polite, a good third long-winded, few ideal.
+# What demonstrators write, with its share: a third polite, two fifths long-winded, few ideal.
 DEMONSTRATIONS = {
-    "ideal": 0.17,
+    "ideal": 0.10,
     "plain": 0.38,
-    "polite_verbose": 0.27,
-    "verbose": 0.10,
-    "flattering": 0.05,
+    "polite_verbose": 0.17,
+    "verbose": 0.24,
+    "flattering": 0.08,
     "wrong_plain": 0.015,
     "wrong_ideal": 0.015,
 }

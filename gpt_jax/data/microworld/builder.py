@@ -56,7 +56,7 @@ DEFAULTS = {
     "demonstrations": MicroworldConfig(
         name="demonstrations", kind="demonstrations", train=6000, test=500
     ),
-    "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=7200, test=800),
+    "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6400, test=800),
     "prompts": MicroworldConfig(name="prompts", kind="prompts", train=3000, test=600),
 }
 
