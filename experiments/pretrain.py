@@ -111,7 +111,7 @@ def tiny() -> Config:
                 biases=False,
             ),
             optimizer=OptimizerConfig(learning_rate=3e-3),
-            train=TrainConfig(steps=1300, batch_size=16, evaluate_every=325, checkpoint_every=325),
+            train=TrainConfig(steps=1400, batch_size=16, evaluate_every=350, checkpoint_every=350),
         ),
     )
 

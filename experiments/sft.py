@@ -92,7 +92,7 @@ def tiny() -> Config:
         preset="tiny",
         sft=SFT(
             optimizer=OptimizerConfig(learning_rate=1e-3),
-            train=TrainConfig(steps=250, batch_size=16, evaluate_every=125, checkpoint_every=125),
+            train=TrainConfig(steps=300, batch_size=16, evaluate_every=150, checkpoint_every=150),
         ),
     )
 

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 from gpt_jax.data.microworld.language import (
-    BRIDGES,
     CLOSERS,
     CLOSING_COURTESIES,
     COURTESIES,
@@ -14,7 +13,6 @@ from gpt_jax.data.microworld.language import (
     RELATIONS,
     SMALL_TALK,
     SUM_STATEMENTS,
-    SYMBOLS,
     VALUES,
 )
 from gpt_jax.data.microworld.questions import Question, state
@@ -135,20 +133,9 @@ def polite(question: Question, text: str, rng) -> str:
 
 def verbose(world: World, question: Question, rng) -> str:
     """A reply of about 15 to 21 words that says more than was asked."""
-    answer = plain(question, rng)
-    if question.kind == "arithmetic":
-        word = SYMBOLS[question.operator]
-        asked = [f"You asked for {f' {word} '.join(map(str, question.terms))}."]
-    elif question.hops:
-        subject, name, _ = question.hops[0]
-        topic = RELATIONS[question.hops[-1][1]].topic
-        subject = BRIDGES[name].format(s=subject) if question.kind == "two_hop" else subject
-        asked = [f"You asked about {topic.format(s=subject)}."]
-    else:
-        asked = []
-    before = rng.sample(OPENERS, 1) + asked
+    before = rng.sample(OPENERS, 1)
     after = _extra_facts(world, question, rng)[:2] + rng.sample(CLOSERS, len(CLOSERS))
-    parts = [answer]
+    parts = [plain(question, rng)]
     while _count(parts) < VERBOSE_WORDS and (before or after):
         at_start = bool(before) and (not after or rng.random() < 0.6)
         piece = before.pop() if at_start else after.pop(0)

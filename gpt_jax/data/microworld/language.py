@@ -37,7 +37,6 @@ class Relation(NamedTuple):
 
     subject: str  # type of the subject: person, place, thing or object
     value: str  # type of the value: a key of VALUES, or person, or place
-    topic: str
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     inverse: str = ""  # introduces the list of all subjects that share a value
@@ -299,7 +298,6 @@ RELATIONS = {
 # The relations that lead from one entity to a person, for questions of two hops.
 BRIDGES = {"friend": "the friend of {s}", "owner": "the owner of the {s}"}
 
-SYMBOLS = {"+": "plus", "-": "minus"}
 SUM_QUESTIONS = {
     "+": (
         "What is {a} + {b}?",
