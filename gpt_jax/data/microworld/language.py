@@ -46,7 +46,6 @@ RELATIONS = {
     "home": Relation(
         "person",
         "place",
-        "the home of {s}",
         (
             "{s} lives in {v}.",
             "The home of {s} is in {v}.",
@@ -70,7 +69,6 @@ RELATIONS = {
     "job": Relation(
         "person",
         "job",
-        "the job of {s}",
         (
             "{s} is a {v}.",
             "{s} works as a {v}.",
@@ -94,7 +92,6 @@ RELATIONS = {
     "pet": Relation(
         "person",
         "pet",
-        "the pet of {s}",
         (
             "{s} has a {v}.",
             "The pet of {s} is a {v}.",
@@ -118,7 +115,6 @@ RELATIONS = {
     "taste": Relation(
         "person",
         "colour",
-        "the colour that {s} likes",
         (
             "{s} likes {v} best.",
             "The favourite colour of {s} is {v}.",
@@ -142,7 +138,6 @@ RELATIONS = {
     "friend": Relation(
         "person",
         "person",
-        "the friend of {s}",
         (
             "The friend of {s} is {v}.",
             "{s} has a friend, {v}.",
@@ -165,7 +160,6 @@ RELATIONS = {
     "region": Relation(
         "place",
         "region",
-        "the region of {s}",
         (
             "{s} is in the {v}.",
             "{s} lies in the {v}.",
@@ -189,7 +183,6 @@ RELATIONS = {
     "famous": Relation(
         "place",
         "good",
-        "the best of {s}",
         (
             "{s} is known for {v}.",
             "{s} is famous for {v}.",
@@ -212,7 +205,6 @@ RELATIONS = {
     "shade": Relation(
         "thing",
         "colour",
-        "the colour of the {s}",
         (
             "The {s} is {v}.",
             "The colour of the {s} is {v}.",
@@ -236,7 +228,6 @@ RELATIONS = {
     "stuff": Relation(
         "thing",
         "material",
-        "what the {s} is made of",
         (
             "The {s} is made of {v}.",
             "The {s} consists of {v}.",
@@ -260,7 +251,6 @@ RELATIONS = {
     "owner": Relation(
         "thing",
         "person",
-        "the owner of the {s}",
         (
             "The owner of the {s} is {v}.",
             "The {s} belongs to {v}.",
@@ -283,7 +273,6 @@ RELATIONS = {
     "spot": Relation(
         "object",
         "spot",
-        "the place of the {s}",
         ("The {s} is in the {v}.", "The {s} lies in the {v}.", "Somebody put the {s} in the {v}."),
         (
             "Where is the {s}?",
