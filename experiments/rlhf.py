@@ -40,10 +40,10 @@ from gpt_jax.train.run import record_config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    prompts: int = 600
+    prompts: int = 560
     """Held-out prompts that every model answers."""
-    best_of: int = 4
-    """Candidates per prompt of best-of-n under the reward model."""
+    answers: int = 4
+    """Answers of every model to each prompt; also the n of best-of-n under the reward model."""
     samples: int = 6
     """Prompts whose answers are shown in the report."""
 
@@ -116,7 +116,7 @@ def timed(folder: Path, name: str, stage):
 
 
 def evaluate(config: Config, folder: Path) -> dict:
-    """Every model answers the same held-out prompts at PPO's temperature."""
+    """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
     model, sft_params, tokenizer = load_model(folder / "sft")
     _, base_params, _ = load_model(folder / "pretrain")
     _, ppo_params, _ = load_model(folder / "ppo")
@@ -131,51 +131,61 @@ def evaluate(config: Config, folder: Path) -> dict:
     rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
     documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
 
-    def answers(params: dict, prompts, purpose: str) -> Answers:
-        return evaluation.sample(
-            model,
-            params,
-            prompts,
-            tokenizer,
-            max_new_tokens=new_tokens,
-            temperature=temperature,
-            seed=config.seed,
-            purpose=f"evaluate/{purpose}",
-        )
+    def answers(name: str, params: dict, prompts) -> list[Answers]:
+        return [
+            evaluation.sample(
+                model,
+                params,
+                prompts,
+                tokenizer,
+                max_new_tokens=new_tokens,
+                temperature=temperature,
+                seed=config.seed,
+                purpose=f"evaluate/{name}/{i}",
+            )
+            for i in range(config.evaluate.answers)
+        ]
 
-    n = config.evaluate.best_of
-    candidates = [answers(sft_params, chats, f"SFT/{i}") for i in range(n)]
+    n = config.evaluate.answers
+    sft_answers = answers("SFT", sft_params, chats)
+    base_answers = answers("base", base_params, documents)
     by_model = {
-        "base": answers(base_params, documents, "base"),
-        "SFT": candidates[0],
-        f"best-of-{n}": evaluation.best_of(n, candidates, preference, tokenizer),
-        "PPO": answers(ppo_params, chats, "PPO"),
+        "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
+        "SFT": sft_answers,
+        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer)],
+        "PPO": answers("PPO", ppo_params, chats),
     }
-    scores = {
-        name: quality(config, rows, evaluation.in_place_of_prompts(a, chats), preference)
-        for name, a in by_model.items()
+    # (answers, prompts) each; intervals are over prompts, so the answers to one are averaged first.
+    rewards = {
+        name: np.array([evaluation.score(a, preference) for a in group])
+        for name, group in by_model.items()
     }
-    spread = {
-        "SFT": {"kl": 0.0}
-        | evaluation.divergence(model, sft_params, sft_params, by_model["SFT"], temperature),
-        # E[KL] of best-of-n is log n - (n-1)/n at most (Stiennon et al. 2020, G.3).
+    gold = config.data.has_gold and {
+        name: np.array([gold_scores(rows, a) for a in group]) for name, group in by_model.items()
+    }
+    scores = gold or rewards
+
+    def spread(params: dict, group: list[Answers]) -> dict[str, float]:
+        return evaluation.divergence(model, params, sft_params, group[0], temperature)
+
+    divergences = {
+        "SFT": spread(sft_params, by_model["SFT"]),
+        # The KL of best-of-n is log n - (n-1)/n at most (Stiennon et al. 2020, G.3).
         f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
-        "PPO": evaluation.divergence(model, ppo_params, sft_params, by_model["PPO"], temperature),
+        "PPO": spread(ppo_params, by_model["PPO"]),
     }
     models = [
         {
             "name": name,
-            "gold": mean_interval(scores[name]) if config.data.has_gold else None,
-            "reward": mean_interval(
-                evaluation.score(evaluation.in_place_of_prompts(a, chats), preference)
-            ),
+            "gold": mean_interval(gold[name].mean(0)) if gold else None,
+            "reward": mean_interval(rewards[name].mean(0)),
             "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
-            "kl_from_sft": spread.get(name, {}).get("kl"),
-            "correct": correctness(config, rows, a),
-            "length": float(a.rollout.mask_BC.sum(1).mean()),
-            "entropy": spread.get(name, {}).get("entropy"),
+            "correct": correctness(rows, group) if gold else None,
+            "kl_from_sft": divergences.get(name, {}).get("kl"),
+            "length": float(np.mean([a.rollout.mask_BC.sum(1).mean() for a in group])),
+            "entropy": divergences.get(name, {}).get("entropy"),
         }
-        for name, a in by_model.items()
+        for name, group in by_model.items()
     ]
     return {
         "experiment": "rlhf",
@@ -188,17 +198,15 @@ def evaluate(config: Config, folder: Path) -> dict:
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],
-                "answers": {name: a.texts[i] for name, a in by_model.items()},
+                "answers": {name: group[0].texts[i] for name, group in by_model.items()},
             }
             for i in range(min(config.evaluate.samples, len(rows)))
         ],
     }
 
 
-def quality(config: Config, rows: list[dict], answers: Answers, preference) -> np.ndarray:
-    """The gold score of every answer; on real data, where there is none, the reward model's."""
-    if not config.data.has_gold:
-        return evaluation.score(answers, preference)
+def gold_scores(rows: list[dict], answers: Answers) -> np.ndarray:
+    """The gold score of every answer, float64 (prompts,)."""
     return np.array(
         [
             gold_score(row["prompt"][-1]["content"], text, stopped)
@@ -207,13 +215,11 @@ def quality(config: Config, rows: list[dict], answers: Answers, preference) -> n
     )
 
 
-def correctness(config: Config, rows: list[dict], answers: Answers) -> float | None:
-    """Share of right answers; None on real data, where nobody knows."""
-    if not config.data.has_gold:
-        return None
-    pairs = zip(rows, answers.texts, strict=True)
-    world = make_world()
-    return float(np.mean([world.is_correct(r["prompt"][-1]["content"], t) for r, t in pairs]))
+def correctness(rows: list[dict], group: list[Answers]) -> float:
+    """Share of right answers."""
+    judge = make_world().is_correct
+    pairs = [pair for a in group for pair in zip(rows, a.texts, strict=True)]
+    return float(np.mean([judge(row["prompt"][-1]["content"], text) for row, text in pairs]))
 
 
 def judge_reward_model(config: Config, folder: Path) -> dict:
@@ -247,9 +253,9 @@ def compose(name: str, evaluate: Evaluate) -> Config:
 
 
 presets = {
-    "smoke": lambda: compose("smoke", Evaluate(prompts=32, best_of=2, samples=3)),
+    "smoke": lambda: compose("smoke", Evaluate(prompts=32, answers=2, samples=3)),
     "tiny": lambda: compose("tiny", Evaluate()),
-    "colab": lambda: compose("colab", Evaluate(prompts=1024, best_of=16)),
+    "colab": lambda: compose("colab", Evaluate(answers=8)),
 }
 
 if __name__ == "__main__":

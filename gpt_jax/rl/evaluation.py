@@ -70,13 +70,11 @@ def sample(
     return _answers(_join(parts, n), tokenizer)
 
 
-def best_of(n: int, candidates: list[Answers], reward: Reward, tokenizer: Tokenizer) -> Answers:
-    """Of each prompt's first n candidates, the one that the reward likes best."""
-    scores = np.stack([score(c, reward) for c in candidates[:n]])
-    best = scores.argmax(axis=0)
+def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer) -> Answers:
+    """Of each prompt's candidates, the one that the reward likes best."""
+    best = np.stack([score(c, reward) for c in candidates]).argmax(axis=0)
     rollout = jax.tree.map(
-        lambda *xs: np.stack(xs)[best, np.arange(len(best))],
-        *[c.rollout for c in candidates[:n]],
+        lambda *xs: np.stack(xs)[best, np.arange(len(best))], *[c.rollout for c in candidates]
     )
     return _answers(rollout, tokenizer)
 
@@ -157,6 +155,12 @@ def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> l
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
-    """[mean, low, high] of the share of prompts on which `ours` scores higher; a tie is half."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    return mean_interval((ours > theirs) + 0.5 * (ours == theirs))
+    """[mean, low, high] of the share of answers of `ours` that beat one of `theirs` to the same
+    prompt; a tie is half.
+
+    Args:
+      ours, theirs: scores (answers, prompts); every answer meets every other of its prompt.
+    """
+    ours, theirs = np.asarray(ours)[:, None], np.asarray(theirs)[None]
+    wins = (ours > theirs) + 0.5 * (ours == theirs)
+    return mean_interval(wins.mean((0, 1)))

@@ -106,6 +106,8 @@ def fit(
             if pending:
                 log(*pending)
         except KeyboardInterrupt:
+            if pending:
+                log(*pending)
             _save_where_it_stands(run, state, start)
             raise
     return state

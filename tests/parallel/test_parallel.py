@@ -53,7 +53,7 @@ def test_sharding_of_every_parameter():
         rules.path_name(path): tuple(sharding.spec)
         for path, sharding in jax.tree_util.tree_leaves_with_path(placed)
     }
-    f, t = ("fsdp",), ("tensor",)
+    f, t = "fsdp", "tensor"
     assert specs == {
         "embed/tokens": (t, f),
         "embed/positions": (None, f),

@@ -38,7 +38,7 @@ def test_schedule_rises_then_falls(shape):
     rates = [float(make_schedule(config, 100)(n)) for n in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == pytest.approx(2.0) and rates[10] == pytest.approx(2.0)
-    assert rates[99] == pytest.approx(2.0 if shape == "constant" else 0.2, rel=0.05)
+    assert rates[99] == pytest.approx(2.0 if shape == "constant" else 0.2, rel=0.15)
     assert all(a >= b - 1e-6 for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
@@ -109,7 +109,11 @@ def test_the_step_compiles_once():
     """Count compilations: a change of shape, dtype or sharding between steps would retrace."""
     chex.clear_trace_counter()
     optimizer = make_optimizer(OptimizerConfig(), 10)
-    loss = chex.assert_max_traces(functools.partial(lm_loss, tiny.MODEL), n=1)
+
+    @chex.assert_max_traces(n=1)
+    def loss(params, batch, key):
+        return lm_loss(tiny.MODEL, params, batch)
+
     create, _, batch_at = setup()
     step, mesh = make_train_step(loss, optimizer), make_mesh(ONE)
     with jax.set_mesh(mesh):

@@ -11,7 +11,7 @@ from gpt_jax.data.microworld.language import (
     SUM_QUESTIONS,
 )
 
-KINDS = {"fact": 0.68, "arithmetic": 0.10, "two_hop": 0.12, "note": 0.05, "small_talk": 0.05}
+KINDS = {"fact": 0.75, "arithmetic": 0.06, "two_hop": 0.09, "note": 0.05, "small_talk": 0.05}
 
 
 @dataclass(frozen=True)
