@@ -8,7 +8,6 @@ import sys
 import time
 
 import chex
-import pytest
 
 from gpt_jax.train.checkpoint import load_params
 
@@ -25,18 +24,13 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One device, and one folder of compiled programs for all the runs of this file."""
-    cache = tmp_path_factory.mktemp("xla")
-    flags = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return os.environ | flags | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
 
 
-def start(folder, environment) -> subprocess.Popen:
+def start(folder) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.rlhf", "--preset=smoke", f"--run-dir={folder}"]
     return subprocess.Popen(
-        command + OPTIONS, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command + OPTIONS, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -52,9 +46,9 @@ def steps_written(folder) -> int:
     return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
 
-def kill_inside(stage: str, folder, environment) -> None:
+def kill_inside(stage: str, folder) -> None:
     """Starts the run and sends SIGKILL when the stage is past its first checkpoint."""
-    process = start(folder, environment)
+    process = start(folder)
     deadline = time.monotonic() + 400
     while steps_written(folder / stage) < STAGES[stage] // 2:
         assert process.poll() is None, process.communicate()[0].decode()
@@ -65,13 +59,13 @@ def kill_inside(stage: str, folder, environment) -> None:
     assert not (folder / stage / "finished").exists()
 
 
-def test_sigkill_inside_every_stage_changes_nothing(tmp_path, environment):
+def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     """Break it: drop `opt_state` from the checkpoint, or draw a key from the clock."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(start(whole, environment))
+    finish(start(whole))
     for stage in STAGES:
-        kill_inside(stage, broken, environment)
-    output = finish(start(broken, environment))
+        kill_inside(stage, broken)
+    output = finish(start(broken))
     assert f"ppo: resuming {broken}/ppo from step" in output.replace("\n", "")
 
     for stage, steps in STAGES.items():
@@ -85,5 +79,5 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path, environment):
         result.pop("seconds"), result.pop("command")
     assert results[0] == results[1]
 
-    again = finish(start(broken, environment))
+    again = finish(start(broken))
     assert again.count("already finished") == len(STAGES)
