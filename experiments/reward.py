@@ -4,7 +4,7 @@
     python -m experiments.reward --init-from runs/sft/default --data.comparisons pairs.jsonl.gz
 
 Hardware and time (tiny): about 1.5 minutes on 2 CPU cores.
-Expected (tiny, microworld, clean labels): held-out accuracy above 0.85.
+Expected (tiny, microworld, clean labels): held-out accuracy 0.88 to 0.90.
 
 One epoch: more overfits (Ouyang et al. 2022, 3.5). At the end the head's bias is set so that the
 mean score of the demonstrations is 0, which fixes the one degree of freedom that ranking leaves.

@@ -3,8 +3,8 @@
     python -m experiments.sft --init-from runs/pretrain/default
     python -m experiments.sft --init-from runs/pretrain/default --data.demonstrations chats.jsonl
 
-Hardware and time (tiny): about 1 minute on 2 CPU cores.
-Expected (tiny, microworld): the loss counts only what the assistant says.
+Hardware and time (tiny): under a minute on 2 CPU cores.
+Expected (tiny, microworld): held-out loss 0.34 to 0.35 nats per token of what the assistant says.
 """
 
 import dataclasses
