@@ -100,7 +100,7 @@ def main(config: Config) -> dict:
     write_samples(folder, results["samples"])
     write_report(folder)
     rich.print(results_table(results))
-    rich.print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
+    print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
     return results
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rich
 from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
@@ -28,7 +27,7 @@ def is_finished(name: str, config: Common) -> bool:
     if not (folder / FINISHED).is_file():
         return False
     record_config(folder, config)
-    rich.print(f"[dim]{name}: {folder} is already finished[/dim]")
+    print(f"{name}: {folder} is already finished", flush=True)
     return True
 
 
@@ -69,7 +68,7 @@ class Run:
             return states.create(init, *args, mesh=mesh)
         state = self.checkpoints.restore(states.abstract(init, *args, mesh=mesh))
         self.metrics.truncate(step)
-        rich.print(f"[dim]{self.name}: resuming {self.folder} from step {step:,}[/dim]")
+        print(f"{self.name}: resuming {self.folder} from step {step:,}", flush=True)
         return state
 
 

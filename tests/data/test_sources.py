@@ -80,7 +80,12 @@ def test_text_as_prompts(tmp_path):
         ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
         ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
         ("a.jsonl.gz", b"not packed", "text", "cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "abcdef"}', mtime=0)[:-12], "text", "cannot be read"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "abcdef"}', mtime=0)[:-12],
+            "text",
+            "cannot be read",
+        ),
         ("a.jsonl.xz", b"not packed", "text", "cannot be read"),
         ("a.jsonl", b'{"prompt": "a", "completion": ""}', "demonstrations", "no row for `demonst"),
     ],

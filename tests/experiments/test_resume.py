@@ -66,7 +66,7 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     for stage in STAGES:
         kill_inside(stage, broken)
     output = finish(start(broken))
-    assert f"ppo: resuming {broken}/ppo from step" in output.replace("\n", "")
+    assert f"ppo: resuming {broken}/ppo from step" in output
 
     for stage, steps in STAGES.items():
         ours, theirs = load_params(whole / stage), load_params(broken / stage)
