@@ -11,14 +11,14 @@ import chex
 
 from gpt_jax.train.checkpoint import load_params
 
-STAGES = {"pretrain": 60, "sft": 40, "reward": 40, "ppo": 6}  # stage -> steps
+STAGES = {"pretrain": 120, "sft": 80, "reward": 80, "ppo": 16}  # stage -> steps
 OPTIONS = [
     f"--{stage}.train.{name}={value}"
     for stage, steps in STAGES.items()
     for name, value in {
         "steps": steps,
         "log-every": 1,
-        "checkpoint-every": steps // 3,
+        "checkpoint-every": steps // 4,
         "evaluate-every": steps,
     }.items()
 ]
@@ -47,10 +47,13 @@ def steps_written(folder) -> int:
 
 
 def kill_inside(stage: str, folder) -> None:
-    """Starts the run and sends SIGKILL when the stage is past its first checkpoint."""
+    """Starts the run and sends SIGKILL in the last quarter of the stage.
+
+    A third checkpoint is begun by then, and so the second is whole on disk.
+    """
     process = start(folder)
     deadline = time.monotonic() + 400
-    while steps_written(folder / stage) < STAGES[stage] // 2:
+    while steps_written(folder / stage) < STAGES[stage] * 3 // 4 + 1:
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
