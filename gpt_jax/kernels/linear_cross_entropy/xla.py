@@ -30,7 +30,10 @@ def linear_cross_entropy(hidden_MD, unembed_VD, targets_M, temperature):
 
 
 def _one_chunk(hidden_MD, unembed_VD, targets_M, temperature):
-    logits_MV = jnp.einsum("MD,VD->MV", hidden_MD, unembed_VD, preferred_element_type=jnp.float32)
+    # Transposed behind a barrier: the gradient is then hidden^T g, whose narrow operand XLA's CPU
+    # backend copies, and not g^T hidden, whose V columns it would.
+    unembed_DV = jax.lax.optimization_barrier(unembed_VD.T)
+    logits_MV = jnp.einsum("MD,DV->MV", hidden_MD, unembed_DV, preferred_element_type=jnp.float32)
     logits_MV = logits_MV / temperature
     max_M1 = jax.lax.stop_gradient(logits_MV.max(axis=-1, keepdims=True))
     shifted_MV = logits_MV - max_M1
