@@ -105,7 +105,7 @@ def main(config: Config) -> dict:
 
 
 def timed(folder: Path, name: str, stage):
-    """Runs a stage and adds its seconds to `seconds.json` (over all sessions of a resumed run)."""
+    """Runs a stage and adds its seconds to `seconds.json` (a resumed run adds to what it had)."""
     started = time.monotonic()
     result = stage()
     path = folder / "seconds.json"

@@ -30,7 +30,8 @@ class Column(NamedTuple):
         return self._number(value) + self.unit
 
     def _number(self, value: float) -> str:
-        return f"{self.scale * value:.{self.digits}f}"
+        rounded = round(self.scale * value, self.digits) + 0.0  # -0.0 becomes 0.0
+        return f"{rounded:.{self.digits}f}"
 
     def value(self, model: Mapping) -> float | None:
         value = model.get(self.field)

@@ -119,7 +119,7 @@ def divergence(
     parts = [sums(params, reference, batch) for batch in batches]
     kl_N, entropy_N = _join(parts, len(answers.texts))
     tokens = float(answers.rollout.mask_BC.sum())
-    return {"kl": float(kl_N.mean()) + 0.0, "entropy": float(entropy_N.sum()) / tokens}
+    return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
 
 
 def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
