@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*"]),
+    package_data={"gpt_jax.parallel": ["chip_descriptions/*.txtpb"]},
     install_requires=[
         "array-record>=0.5",
         "chex>=0.1.90",
@@ -34,6 +35,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        # Compilers for accelerators that need not be there; an installed plugin must be JAX's age.
+        "plan": ["libtpu", "jax-cuda13-plugin>=0.10,<0.12", "jax-cuda13-pjrt>=0.10,<0.12"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [

@@ -1,0 +1,25 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpt_jax.errors import UserError
+from gpt_jax.parallel import targets
+
+
+@pytest.mark.parametrize(
+    "name, count", [("v5e:4x4", 16), ("v5p:8x8x8", 512), ("v6e:2x4", 8), ("h100:8", 8)]
+)
+def test_a_matmul_compiles_for_the_named_machine(name, count):
+    devices = targets.devices(name)
+    assert len(devices) == count
+    sharding = NamedSharding(Mesh(devices, "x"), PartitionSpec("x"))
+    x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=sharding)
+    compiled = jax.jit(lambda x: x @ x.T).lower(x).compile()
+    assert compiled.memory_analysis().argument_size_in_bytes == 2 * 1024 * 1024 // count
+
+
+@pytest.mark.parametrize("name", ["v5e:3x5", "a100:8", "h100", "nonsense"])
+def test_an_unknown_machine_is_one_clear_sentence(name):
+    with pytest.raises(UserError, match=f"cannot compile for {name}"):
+        targets.devices(name)
