@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -46,25 +47,20 @@ def sample(
     purpose: str = "evaluation",
 ) -> Answers:
     """One answer per prompt; each has its own key, from (seed, row, purpose)."""
-
-    @jax.jit
-    def batch_of(params, prompts, row_ids_B):
-        return generate(
+    n = len(prompts.tokens_BP)
+    row_ids = np.arange(n + -n % BATCH)
+    parts = [
+        _generate(
             model,
             params,
-            prompts,
+            batch,
             keys.derive(seed, 0, purpose),
             max_new_tokens=max_new_tokens,
             stop_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             temperature=temperature,
-            row_ids_B=row_ids_B,
+            row_ids_B=row_ids[i * BATCH : (i + 1) * BATCH],
         )
-
-    n = len(prompts.tokens_BP)
-    row_ids = np.arange(n + -n % BATCH)
-    parts = [
-        batch_of(params, batch, row_ids[i * BATCH : (i + 1) * BATCH])
         for i, batch in enumerate(_batches(_fill(prompts)))
     ]
     return _answers(_join(parts, n), tokenizer)
@@ -81,11 +77,10 @@ def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer) -> 
 
 def score(answers: Answers, reward: Reward) -> np.ndarray:
     """The reward of every answer, float32 (N,)."""
-    compute = jax.jit(lambda reward, rollout: reward(rollout))
     if not isinstance(reward, jax.tree_util.Partial):
         return np.asarray(reward(answers.rollout))
     n = len(answers.texts)
-    return _join([compute(reward, b) for b in _batches(_fill(answers.rollout))], n)
+    return _join([_score(reward, b) for b in _batches(_fill(answers.rollout))], n)
 
 
 def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
@@ -108,18 +103,30 @@ def divergence(
     model: ModelConfig, params: dict, reference: dict, answers: Answers, temperature: float
 ) -> dict[str, float]:
     """KL(policy || reference) in nats per answer (k1) and the policy's entropy per token."""
-
-    @jax.jit
-    def sums(params, reference, rollout):
-        logprobs, entropy = completion_logprobs(model, params, rollout, temperature)
-        reference_logprobs, _ = completion_logprobs(model, reference, rollout, temperature)
-        return jnp.sum(logprobs - reference_logprobs, 1), jnp.sum(entropy, 1)
-
-    batches = _batches(_fill(answers.rollout))
-    parts = [sums(params, reference, batch) for batch in batches]
+    parts = [
+        _divergence(model, params, reference, batch, temperature)
+        for batch in _batches(_fill(answers.rollout))
+    ]
     kl_N, entropy_N = _join(parts, len(answers.texts))
     tokens = float(answers.rollout.mask_BC.sum())
     return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
+
+
+# Jitted here, not where they are called: every model and every answer shares one program.
+_generate = jax.jit(
+    generate,
+    static_argnums=0,
+    static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature"),
+)
+_score = jax.jit(lambda reward, rollout: reward(rollout))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _divergence(model, params, reference, rollout, temperature):
+    """Sums over each answer: log-ratio to the reference, and entropy."""
+    logprobs_BC, entropy_BC = completion_logprobs(model, params, rollout, temperature)
+    reference_BC, _ = completion_logprobs(model, reference, rollout, temperature)
+    return jnp.sum(logprobs_BC - reference_BC, 1), jnp.sum(entropy_BC, 1)
 
 
 def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
