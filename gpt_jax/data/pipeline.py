@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
+from gpt_jax.parallel import rules
 
 Rows = TypeVar("Rows")  # a NamedTuple of arrays with one leading row axis
 
@@ -70,6 +71,12 @@ def make_batch_at(
 
 
 def place(batch: Rows, mesh: Mesh) -> Rows:
-    """Puts each process's rows on its devices, split over the mesh's `data` and `fsdp` axes."""
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    """Puts each process's rows on its devices, laid out by `rules.batch_shardings`.
+
+    A process holds its rows whole: `context` and `tensor` must not reach beyond it.
+    """
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_process_local_data(sharding, x),
+        batch,
+        rules.batch_shardings(batch, mesh),
+    )

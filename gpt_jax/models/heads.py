@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import Params, forward
+from gpt_jax.parallel.rules import merge_rows, split_rows
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:
@@ -31,14 +32,14 @@ def token_logprobs(
     Returns:
       (logprobs_BT, entropy_BT), float32.
     """
-    B, T, D = hidden_BTD.shape
     logprobs_M, entropy_M = linear_cross_entropy(
-        hidden_BTD.reshape(B * T, D),
+        merge_rows(hidden_BTD),
         unembedding(config, params).astype(hidden_BTD.dtype),
-        targets_BT.reshape(B * T),
+        merge_rows(targets_BT),
         temperature=temperature,
     )
-    return logprobs_M.reshape(B, T), entropy_M.reshape(B, T)
+    shape_BT = targets_BT.shape
+    return split_rows(logprobs_M, *shape_BT), split_rows(entropy_M, *shape_BT)
 
 
 def last_logits(config: ModelConfig, params: Params, hidden_BD: jax.Array) -> jax.Array:

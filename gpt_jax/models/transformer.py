@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from gpt_jax.kernels.attention import attention
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.parallel.rules import constrain
+from gpt_jax.parallel.mesh import platform
+from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
 
 Params = dict[str, Any]
 
@@ -83,7 +84,7 @@ def layer_unroll(layers: int) -> int:
     gradients are copied out of and into the stacks), so shallow models are unrolled there.
     Elsewhere one block is compiled once.
     """
-    return layers if jax.default_backend() == "cpu" and layers <= 16 else 1
+    return layers if platform() == "cpu" and layers <= 16 else 1
 
 
 class Transformer(nn.Module):
@@ -93,7 +94,8 @@ class Transformer(nn.Module):
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
         c = self.config
         x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
-        x_BTD = constrain(x_BTD, "batch", None, None)
+        length = "length" if cache is None else None  # a cache is not split along its length
+        x_BTD = constrain(x_BTD, "batch", length, None)
 
         rope_BTH = rotary_angles(c, positions_BT) if c.positions == "rope" else None
         if cache is None:
@@ -168,7 +170,8 @@ class Block(nn.Module):
             y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, rope_BTH, *masks)
             x_BTD = attn_norm(x_BTD + y_BTD)
             x_BTD = mlp_norm(x_BTD + mlp(x_BTD))
-        return (constrain(x_BTD, "batch", None, None), kv_cache), None
+        length = "length" if kv_cache is None else None
+        return (constrain(x_BTD, "batch", length, None), kv_cache), None
 
 
 class Attention(nn.Module):
@@ -249,11 +252,11 @@ def _dense(module, name: str, x_BTI: jax.Array, outputs: int, residual: bool = F
     inputs = x_BTI.shape[-1]
     stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
     kernel_IO = module.param(name, nn.initializers.normal(stddev), (inputs, outputs))
-    y_MO = matmul(x_BTI.reshape(-1, inputs), kernel_IO.astype(c.dtype))
+    y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
     if c.biases:
         bias_O = module.param(f"{name}_bias", nn.initializers.zeros, (outputs,))
         y_MO += bias_O.astype(c.dtype)
-    return y_MO.reshape(*x_BTI.shape[:-1], outputs)
+    return split_rows(y_MO, *x_BTI.shape[:2])
 
 
 @jax.custom_vjp

@@ -21,37 +21,52 @@ class MeshConfig:
     """Shards of every parameter (gathered when used), which also split the batch."""
     tensor: int = 1
     """Shards of every matrix's heads, feed-forward or vocabulary axis."""
+    context: int = 1
+    """Chunks of every sequence, for ring attention; a sequence that does not divide stays whole,
+    and so does decoding."""
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """Arranges the devices as a mesh with axes `data, fsdp, tensor`.
+    """Arranges the devices as a mesh with axes `data, fsdp, context, tensor`.
 
-    With all three sizes given, the first `data * fsdp * tensor` devices are used; with `data=-1`
-    the devices must divide by `fsdp * tensor`.
+    Neighbours in the mesh are neighbours on a TPU's torus; `tensor`, which talks most, comes
+    last, so that on GPUs it stays within a node. With all sizes given, the first devices that
+    make up their product are used; with `data=-1` the devices must divide by the others.
 
     Raises:
       UserError: if the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    if config.fsdp < 1 or config.tensor < 1 or config.data == 0 or config.data < -1:
+    others = {"fsdp": config.fsdp, "context": config.context, "tensor": config.tensor}
+    if min(others.values()) < 1 or config.data == 0 or config.data < -1:
         raise UserError(f"mesh axes must be positive (only data may be -1), not {config}")
-    inner = config.fsdp * config.tensor
+    inner = math.prod(others.values())
     if config.data == -1 and len(devices) % inner:
+        product = " x ".join(f"{name}={size}" for name, size in others.items())
         raise UserError(
-            f"{len(devices)} devices do not divide by fsdp={config.fsdp} x tensor={config.tensor}; "
+            f"{len(devices)} devices do not divide by {product}; "
             "choose sizes whose product divides the number of devices"
         )
-    shape = (
-        len(devices) // inner if config.data == -1 else config.data,
-        config.fsdp,
-        config.tensor,
-    )
-    needed = math.prod(shape)
+    sizes = {"data": len(devices) // inner if config.data == -1 else config.data} | others
+    needed = math.prod(sizes.values())
     if needed > len(devices):
+        product = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
-            f"the mesh {shape[0]} x {shape[1]} x {shape[2]} needs {needed} devices and there are "
-            f"{len(devices)}; lower data, fsdp or tensor"
+            f"the mesh {product} needs {needed} devices and there are {len(devices)}; "
+            "lower one of its axes"
         )
     return jax.make_mesh(
-        shape, ("data", "fsdp", "tensor"), devices=devices[:needed], axis_types=(AxisType.Auto,) * 3
+        tuple(sizes.values()),
+        tuple(sizes),
+        devices=devices[:needed],
+        axis_types=(AxisType.Auto,) * len(sizes),
     )
+
+
+def platform() -> str:
+    """What the program being traced is compiled for: "cpu", "tpu" or "gpu".
+
+    Asked of the mesh in use, whose devices need not be attached to this machine.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

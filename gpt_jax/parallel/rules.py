@@ -6,21 +6,26 @@ mesh axes a logical axis is split. Changing how a model is sharded is changing a
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.errors import UserError
 
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "length": ("context",),
     "width": ("fsdp",),
     "heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
 }
+
+# The letters that end the name of an array of a batch (`tokens_BKT`); others are not split.
+BATCH_LETTERS = {"B": "batch", "T": "length"}
 
 # The first pattern found in a parameter's path wins. Optimizer moments and averages repeat the
 # path of their parameter, so they are sharded alike. "layers" is the axis of the layer scan.
@@ -62,6 +67,11 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*(MESH_AXES.get(axis) if axis else None for axis in axes))
 
 
+def shards(mesh: Mesh | AbstractMesh, axis: str | None) -> int:
+    """Into how many parts the mesh splits a logical axis."""
+    return math.prod(mesh.shape[name] for name in MESH_AXES.get(axis, ())) if axis else 1
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """The NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs.
 
@@ -73,22 +83,74 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         name = path_name(path)
         axes = logical_axes(name, leaf.ndim)
         for size, axis in zip(leaf.shape, axes, strict=False):
-            shards = 1
-            for mesh_axis in MESH_AXES.get(axis, ()) if axis else ():
-                shards *= mesh.shape[mesh_axis]
-            if size % shards:
+            if size % shards(mesh, axis):
                 over = " x ".join(MESH_AXES[axis])
                 raise UserError(
                     f"the mesh does not divide {name}: its {axis} axis of {size} is not a multiple "
-                    f"of {over} = {shards}; choose a smaller {over} or another size"
+                    f"of {over} = {shards(mesh, axis)}; choose a smaller {over} or another size"
                 )
         return NamedSharding(mesh, partition_spec(axes))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def fitting(
+    mesh: Mesh | AbstractMesh, shape: tuple[int, ...], axes: tuple[str | None, ...]
+) -> tuple[str | None, ...]:
+    """`axes` without those that the mesh does not divide, which every device then holds whole."""
+    return tuple(
+        axis if size % shards(mesh, axis) == 0 else None
+        for size, axis in zip(shape, axes, strict=True)
+    )
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of every array of a batch, by the letters of its name; a length that
+    does not divide stays whole."""
+
+    def one(path, array) -> NamedSharding:
+        letters = path_name(path).rpartition("_")[2]
+        axes = tuple(BATCH_LETTERS.get(letter) for letter in letters)
+        lengths = fitting(mesh, array.shape[1:], axes[1:])
+        return NamedSharding(mesh, partition_spec((axes[0], *lengths)))
+
+    return jax.tree_util.tree_map_with_path(one, batch)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Tells the compiler how an activation is laid out over the mesh in use; no mesh, no effect."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Tells the compiler how an activation is laid out over the mesh in use; no mesh, no effect.
+
+    An axis that does not divide (a single decoded token, an odd number of rows) stays whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+    return jax.lax.with_sharding_constraint(x, partition_spec(fitting(mesh, x.shape, axes)))
+
+
+def merge_rows(x_BTD: jax.Array) -> jax.Array:
+    """x_MD, M = B T: the tokens of all rows in one axis, on the devices where they were.
+
+    Tokens that are split over `context` come chunk by chunk (all rows of the first chunk, then
+    of the second): row by row, no device's tokens would lie together and all would be gathered.
+    """
+    B, T, *rest = x_BTD.shape
+    chunks = _length_chunks(T)
+    if chunks > 1:
+        x_BTD = x_BTD.reshape(B, chunks, T // chunks, *rest).swapaxes(0, 1)
+    return x_BTD.reshape(B * T, *rest)
+
+
+def split_rows(x_MD: jax.Array, B: int, T: int) -> jax.Array:
+    """x_BTD: the inverse of `merge_rows`."""
+    rest = x_MD.shape[1:]
+    chunks = _length_chunks(T)
+    if chunks > 1:
+        x_MD = x_MD.reshape(chunks, B, T // chunks, *rest).swapaxes(0, 1)
+    return x_MD.reshape(B, T, *rest)
+
+
+def _length_chunks(T: int) -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    chunks = 1 if mesh.empty else shards(mesh, "length")
+    return chunks if T % chunks == 0 else 1

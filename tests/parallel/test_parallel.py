@@ -26,16 +26,20 @@ EIGHT = MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def test_mesh_sizes():
-    assert dict(make_mesh(EIGHT).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    def sizes(config):
+        return dict(make_mesh(config).shape)
+
+    assert sizes(EIGHT) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert sizes(MeshConfig(tensor=4)) == {"data": 2, "fsdp": 1, "context": 1, "tensor": 4}
+    assert sizes(MeshConfig(context=4)) == {"data": 2, "fsdp": 1, "context": 4, "tensor": 1}
     assert make_mesh(MeshConfig(data=1)).size == 1
-    assert dict(make_mesh(MeshConfig(tensor=4)).shape) == {"data": 2, "fsdp": 1, "tensor": 4}
 
 
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (MeshConfig(fsdp=3), "8 devices do not divide by fsdp=3 x tensor=1"),
-        (MeshConfig(data=4, tensor=4), "needs 16 devices and there are 8"),
+        (MeshConfig(fsdp=3), "8 devices do not divide by fsdp=3 x context=1 x tensor=1"),
+        (MeshConfig(data=4, tensor=4), "data=4 x fsdp=1 x context=1 x tensor=4 needs 16 devices"),
         (MeshConfig(fsdp=0), "mesh axes must be positive"),
     ],
 )
