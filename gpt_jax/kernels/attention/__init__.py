@@ -1,5 +1,5 @@
-"""Attention with causal and segment masks and grouped key/value heads."""
+"""Attention with masks, segments and grouped key/value heads."""
 
-from gpt_jax.kernels.attention.api import attention
+from gpt_jax.kernels.attention.api import attention, attention_backward, attention_forward
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_backward", "attention_forward"]

@@ -1,0 +1,85 @@
+"""What every implementation computes from the products q k: the scores, and which of them count.
+
+Query t has index i = q_offset + t on the key axis; its distance to key s is i - s.
+
+    score = cap * tanh(scale * q k / cap) - slope * distance          (cap, slope: optional)
+    seen  = same nonzero segment, distance >= 0 (causal), distance < window (optional)
+
+These are functions of broadcastable arrays, so a kernel calls them on its block of scores.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+# A hidden score: finite, and exp(HIDDEN - m) is 0 for every maximum m >= LEAST_MAX.
+HIDDEN = -1e30
+LEAST_MAX = -1e29
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The static part of an attention call.
+
+    Attributes:
+      causal: whether keys after the query are hidden.
+      window: how many keys a query sees, itself included; None: all. Needs causal.
+      softcap: scores are squashed into (-softcap, softcap) (Gemma team 2024, section 2).
+      scale: multiplies q k.
+    """
+
+    causal: bool
+    window: int | None
+    softcap: float | None
+    scale: float
+
+
+def scores(products, distance, slope, options: Options) -> jax.Array:
+    """float32 scores of float32 products q k; `slope` (ALiBi, Press et al. 2022) may be None."""
+    products = options.scale * products
+    if options.softcap is not None:
+        products = options.softcap * jnp.tanh(products / options.softcap)
+    if slope is not None:
+        products -= slope * distance.astype(jnp.float32)
+    return products
+
+
+def scores_gradient(dscores, products, options: Options) -> jax.Array:
+    """d loss / d products, but for the factor `scale`, which is cheaper on dq and dk."""
+    if options.softcap is None:
+        return dscores
+    return dscores * (1.0 - jnp.square(jnp.tanh(options.scale * products / options.softcap)))
+
+
+def visible(q_segment_ids, kv_segment_ids, distance, options: Options) -> jax.Array:
+    """True where a query may read a key."""
+    seen = (q_segment_ids == kv_segment_ids) & (q_segment_ids != 0)
+    if options.causal:
+        seen &= distance >= 0
+    if options.window is not None:
+        seen &= distance < options.window
+    return seen
+
+
+def key_blocks(q_first, q_block: int, kv_block: int, count: int, options: Options):
+    """[first, end) of the `count` key blocks that some query of a block may see.
+
+    Args:
+      q_first: the index of the block's first query on the key axis; may be traced.
+      q_block, kv_block: sizes of the blocks.
+    """
+    q_last = q_first + q_block - 1
+    end = jnp.clip(q_last // kv_block + 1, 0, count) if options.causal else count
+    if options.window is None:
+        return 0, end
+    return jnp.clip((q_first - options.window + 1) // kv_block, 0, count), end
+
+
+def query_blocks(kv_first, q_offset, q_block: int, kv_block: int, count: int, options: Options):
+    """[first, end) of the `count` query blocks in which some query may see a key of a block."""
+    first = jnp.clip((kv_first - q_offset) // q_block, 0, count) if options.causal else 0
+    if options.window is None:
+        return first, count
+    last_seen_from = kv_first + kv_block - 1 + options.window - 1 - q_offset
+    return first, jnp.clip(last_seen_from // q_block + 1, 0, count)
