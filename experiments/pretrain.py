@@ -54,7 +54,7 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
     if (folder / "tokenizer.json").is_file():
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
     else:
-        tokenizer = Tokenizer.train((row["text"] for row in documents), model.vocab_size)
+        tokenizer = Tokenizer.train(config.data.tokenizer_texts(), model.vocab_size)
     rows = pack_documents(documents, tokenizer, model.context_length)
     held_out = pack_documents(config.data.read("text", "test"), tokenizer, model.context_length)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 from gpt_jax.data import sources
 
@@ -49,6 +50,15 @@ class DataConfig:
         if kind == "comparisons" and self.test_comparisons:
             return _read(spec, kind, "all")
         return _read(spec, kind, split, self.label_noise if split == "train" else 0.0)
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """What a tokenizer is trained on: the documents and, where a file of them is named, the
+        demonstrations (Shakespeare's words would cut a modern conversation into crumbs)."""
+        for row in self.read("text", "train"):
+            yield row["text"]
+        if self.demonstrations != sources.MICROWORLD:
+            for row in self.read("demonstrations", "train"):
+                yield from (message["content"] for message in row["messages"])
 
     def check(self) -> None:
         """Reads everything once, so that a broken row stops a run before it starts."""

@@ -7,6 +7,7 @@ import lzma
 import pytest
 
 from gpt_jax.data import sources
+from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 
 PAIRS = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "No."} for i in range(400)]
@@ -245,3 +246,14 @@ def test_transcripts_agree_with_the_prepared_split(shared_data):
     )
     found = [row for row in whole if str(row["prompt"]) in cut]
     assert len(found) > 0.95 * len(whole)
+
+
+def test_a_tokenizer_sees_the_demonstrations_that_are_named(tmp_path):
+    text, chats = tmp_path / "text.txt", tmp_path / "chats.jsonl"
+    text.write_text("Thou art. " * 50)
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    chats.write_text(json.dumps({"messages": messages}) + "\n")
+    alone = list(DataConfig(text=str(text)).tokenizer_texts())
+    assert alone and all("Thou" in piece for piece in alone)
+    both = list(DataConfig(text=str(text), demonstrations=str(chats)).tokenizer_texts())
+    assert both == [*alone, "hi", "hello"]
