@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention import reference, xla
+from gpt_jax.kernels.attention import pallas_gpu, reference, xla
 from gpt_jax.kernels.attention.scores import Options
 
-Implementation = Literal["reference", "xla"]
+Implementation = Literal["reference", "xla", "pallas_gpu"]
 
 # Each module has `forward` and `backward`, with the arguments that xla.py's have, and each but
 # xla.py has `takes(q_BTNH, k_BSKH, options)`, which says whether it can.
-KERNELS = {"xla": xla}
+KERNELS = {"xla": xla, "pallas_gpu": pallas_gpu}
 # What `implementation=None` tries on a platform before "xla".
 PREFERRED: dict[str, str] = {}
 
@@ -60,7 +60,8 @@ def attention(
       alibi_slopes_N: float32; slope * (distance to the key) is taken off each score (Press et
         al. 2022). Constants: no gradient flows into them.
       scale: H**-0.5 by default.
-      implementation: "reference" (plain float32), "xla" (any device), None (the fastest for this
+      implementation: "reference" (plain float32), "xla" (any device), "pallas_gpu" (NVIDIA, compute
+        capability 8.0 and up; on a CPU slowly, in an interpreter), None (the fastest for this
         device). A kernel that cannot take these shapes leaves them to "xla".
 
     Returns:
