@@ -8,11 +8,16 @@ Expected (tiny, microworld): `objective/scores` from about -0.2 to 2, at a KL of
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+
+import optax
 
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at
+from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
 from gpt_jax.rl.rewards import Reward, model_reward
@@ -39,6 +44,13 @@ class Config(command.Common):
     ppo: PPO
 
 
+def build(recipe: PPO, model: ModelConfig) -> tuple[optax.GradientTransformation, Callable]:
+    """(optimizer, `init(policy, scorer, key)`); the iteration is `rl.ppo.iterate`."""
+    updates = recipe.train.steps * recipe.epochs * recipe.minibatches
+    optimizer = make_optimizer(recipe.optimizer, updates)
+    return optimizer, functools.partial(init_ppo_state, recipe, model, optimizer)
+
+
 def main(config: Config, reward: Reward | None = None) -> None:
     """Runs PPO; `reward` replaces the trained reward model (see `gpt_jax.rl.rewards`)."""
     recipe = config.ppo
@@ -55,7 +67,7 @@ def main(config: Config, reward: Reward | None = None) -> None:
     ptx_at = pretraining_batches(config, tokenizer, model.context_length)
 
     updates = recipe.train.steps * recipe.epochs * recipe.minibatches
-    optimizer = make_optimizer(recipe.optimizer, updates)
+    optimizer, init = build(recipe, model)
     schedule = make_schedule(recipe.optimizer, updates)
     policy = load_params(config.init_from, mesh)
     scorer = load_params(config.reward_from, mesh)
@@ -63,9 +75,7 @@ def main(config: Config, reward: Reward | None = None) -> None:
     with Run("ppo", config) as run:
         save_model_files(run.folder, model, tokenizer)
         state = run.restore_or_create(
-            lambda policy, scorer, key: init_ppo_state(
-                recipe, model, optimizer, policy, scorer, key
-            ),
+            init,
             policy,
             scorer,
             keys.derive(config.seed, 0, "ppo/value_head"),

@@ -27,7 +27,7 @@ from gpt_jax.train.loop import TrainConfig, fit, perplexity, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import make_train_step
+from gpt_jax.train.step import Stage, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,19 @@ class Pretrain:
 class Config(command.Common):
     run_dir: str = "runs/pretrain/default"
     pretrain: Pretrain
+
+
+def build(
+    recipe: Pretrain, train: TrainConfig, seed: int, loss: Callable[..., Loss] = lm_loss
+) -> Stage:
+    """The stage's functions; `init(key)`. `train` is the recipe's with its steps resolved."""
+    optimizer = make_optimizer(recipe.optimizer, train.steps)
+    loss = functools.partial(loss, recipe.model)
+    return Stage(
+        lambda key: TrainState.create(init(recipe.model, key), optimizer),
+        make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
+        loss,
+    )
 
 
 def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
@@ -59,25 +72,20 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
     held_out = pack_documents(config.data.read("text", "test"), tokenizer, model.context_length)
 
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
-    optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(loss, model)
+    stage = build(recipe, train, config.seed, loss)
 
     with Run("pretrain", config) as run:
         save_model_files(folder, model, tokenizer)
-        state = run.restore_or_create(
-            lambda key: TrainState.create(init(model, key), optimizer),
-            keys.derive(config.seed, 0, "init"),
-            mesh=mesh,
-        )
+        state = run.restore_or_create(stage.init, keys.derive(config.seed, 0, "init"), mesh=mesh)
         fit(
             run,
             state,
-            make_train_step(loss, optimizer, seed=config.seed, accumulate=train.accumulate),
+            stage.step,
             make_batch_at(rows, train.batch_size, config.seed),
             train,
             mesh=mesh,
             tokens_per_step=train.batch_size * model.context_length,
-            evaluate=make_evaluate(loss, held_out, train.batch_size, mesh),
+            evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),
             derive=perplexity,
         )

@@ -20,6 +20,7 @@ from gpt_jax import keys
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.data.pipeline import make_batch_at
 from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import command
@@ -29,7 +30,7 @@ from gpt_jax.train.loop import TrainConfig, fit, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import make_train_step
+from gpt_jax.train.step import Stage, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,17 @@ class Config(command.Common):
     init_from: str = "runs/sft/default"
     """The SFT run's folder."""
     reward: Reward
+
+
+def build(recipe: Reward, model: ModelConfig, train: TrainConfig, seed: int) -> Stage:
+    """The stage's functions; `init(backbone, key)`."""
+    optimizer = make_optimizer(recipe.optimizer, train.steps)
+    loss = functools.partial(ranking_loss, model)
+    return Stage(
+        lambda backbone, key: TrainState.create(init_scorer(model, backbone, key), optimizer),
+        make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
+        loss,
+    )
 
 
 def main(config: Config) -> None:
@@ -70,9 +82,8 @@ def main(config: Config) -> None:
     demonstrations = tensorize(demonstrations[: recipe.calibration_rows])
 
     train = resolve_steps(recipe.train, len(rows.ranks_BK))
-    optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(ranking_loss, model)
-    evaluate = functools.partial(make_evaluate, loss, batch_size=train.batch_size, mesh=mesh)
+    stage = build(recipe, model, train, config.seed)
+    evaluate = functools.partial(make_evaluate, stage.loss, batch_size=train.batch_size, mesh=mesh)
     mean_demonstration = evaluate(demonstrations)
 
     def calibrate(state: TrainState) -> TrainState:
@@ -84,7 +95,7 @@ def main(config: Config) -> None:
     with Run("reward", config) as run:
         save_model_files(run.folder, model, tokenizer)
         state = run.restore_or_create(
-            lambda backbone, key: TrainState.create(init_scorer(model, backbone, key), optimizer),
+            stage.init,
             load_params(config.init_from, mesh),
             keys.derive(config.seed, 0, "reward/head"),
             mesh=mesh,
@@ -92,7 +103,7 @@ def main(config: Config) -> None:
         fit(
             run,
             state,
-            make_train_step(loss, optimizer, seed=config.seed, accumulate=train.accumulate),
+            stage.step,
             make_batch_at(rows, train.batch_size, config.seed),
             train,
             mesh=mesh,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.data.pipeline import make_batch_at
 from gpt_jax.losses.lm import Loss, lm_loss
+from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
@@ -22,7 +23,7 @@ from gpt_jax.train.loop import TrainConfig, fit, perplexity, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import make_train_step
+from gpt_jax.train.step import Stage, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,23 @@ class Config(command.Common):
     sft: SFT
 
 
+def build(
+    recipe: SFT,
+    model: ModelConfig,
+    train: TrainConfig,
+    seed: int,
+    loss: Callable[..., Loss] = lm_loss,
+) -> Stage:
+    """The stage's functions; `init(params)`. `train` is the recipe's with its steps resolved."""
+    optimizer = make_optimizer(recipe.optimizer, train.steps)
+    loss = functools.partial(loss, model)
+    return Stage(
+        lambda params: TrainState.create(params, optimizer),
+        make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
+        loss,
+    )
+
+
 def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
     """Runs the stage; `loss(model, params, batch, key)` may be another one."""
     recipe = config.sft
@@ -53,25 +71,20 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
         config.data.read("demonstrations", "test"), tokenizer, model.context_length
     )
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
-    optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(loss, model)
+    stage = build(recipe, model, train, config.seed, loss)
 
     with Run("sft", config) as run:
         save_model_files(run.folder, model, tokenizer)
-        state = run.restore_or_create(
-            lambda params: TrainState.create(params, optimizer),
-            load_params(config.init_from, mesh),
-            mesh=mesh,
-        )
+        state = run.restore_or_create(stage.init, load_params(config.init_from, mesh), mesh=mesh)
         fit(
             run,
             state,
-            make_train_step(loss, optimizer, seed=config.seed, accumulate=train.accumulate),
+            stage.step,
             make_batch_at(rows, train.batch_size, config.seed),
             train,
             mesh=mesh,
             tokens_per_step=train.batch_size * model.context_length,
-            evaluate=make_evaluate(loss, held_out, train.batch_size, mesh),
+            evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),
             derive=perplexity,
         )

@@ -25,6 +25,7 @@ QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so two compilers may run side by side
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
 
@@ -44,6 +45,8 @@ def devices(name: str) -> list[jax.Device]:
         arguments = {"target_config": description.read_text(), "topology": f"1x{shape}x1"}
     else:
         platform, package, arguments = "tpu", "libtpu", {"topology_name": name}
+        if chip == "v4":
+            arguments["chip_config_name"] = "megacore"  # one device per chip, as at run time
     try:
         return list(topologies.get_topology_desc(platform=platform, **arguments).devices)
     except Exception as error:  # the plugins raise several kinds

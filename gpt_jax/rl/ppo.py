@@ -234,7 +234,7 @@ def ppo_loss(
     return total, count, metrics
 
 
-def _update(
+def update(
     config: PPOConfig,
     model: ModelConfig,
     optimizer: optax.GradientTransformation,
@@ -275,19 +275,19 @@ def learn(
     config: PPOConfig,
     model: ModelConfig,
     optimizer: optax.GradientTransformation,
+    seed: int,
     state: TrainState,
     reference: dict,
     rollout: Rollout,
     scores_B: jax.Array,
     ptx: Batch | None,
-    seed: int,
 ) -> tuple[TrainState, Metrics]:
     """Everything after sampling and scoring: advantages, all updates, the KL coefficient."""
     kl_coef = state.extras["kl_coef"]
     experience, metrics = prepare(
         config, model, state.params, reference, kl_coef, rollout, scores_B
     )
-    params, opt_state, update_metrics = _update(
+    params, opt_state, update_metrics = update(
         config,
         model,
         optimizer,
@@ -316,6 +316,43 @@ def learn(
     return state, metrics
 
 
+def collect(
+    config: PPOConfig,
+    model: ModelConfig,
+    seed: int,
+    policy: dict,
+    step: jax.Array,
+    prompts: Prompts,
+) -> Rollout:
+    """The policy's completions of the prompts of iteration `step`."""
+    return generate(
+        model,
+        policy,
+        prompts,
+        keys.derive(seed, step, "ppo/rollout"),
+        max_new_tokens=config.max_new_tokens,
+        stop_id=Tokenizer.eos_id,
+        pad_id=Tokenizer.pad_id,
+        temperature=config.temperature,
+    )
+
+
+def iterate(
+    config: PPOConfig,
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    state: TrainState,
+    reference: dict,
+    reward: Reward,
+    inputs: PPOInputs,
+) -> tuple[TrainState, Metrics]:
+    """A whole iteration; the reward is pure (a `jax.tree_util.Partial`, see `rl.rewards`)."""
+    rollout = collect(config, model, seed, state.params["policy"], state.step, inputs.prompts)
+    scores_B = reward(rollout)
+    return learn(config, model, optimizer, seed, state, reference, rollout, scores_B, inputs.ptx)
+
+
 def make_ppo_iteration(
     config: PPOConfig,
     model: ModelConfig,
@@ -327,38 +364,20 @@ def make_ppo_iteration(
 ) -> Callable[[TrainState, PPOInputs], tuple[TrainState, Metrics]]:
     """Returns `iteration(state, inputs) -> (state, metrics)`; the state is donated.
 
-    A `jax.tree_util.Partial` reward (see `rl.rewards`) is traced into one program with the rest.
+    A pure reward is traced into one program with the rest.
     """
-
-    def collect(policy: dict, step: jax.Array, prompts: Prompts) -> Rollout:
-        return generate(
-            model,
-            policy,
-            prompts,
-            keys.derive(seed, step, "ppo/rollout"),
-            max_new_tokens=config.max_new_tokens,
-            stop_id=Tokenizer.eos_id,
-            pad_id=Tokenizer.pad_id,
-            temperature=config.temperature,
-        )
-
-    learn_from = functools.partial(learn, config, model, optimizer, seed=seed)
-
     if isinstance(reward, jax.tree_util.Partial):
+        whole = jax.jit(
+            functools.partial(iterate, config, model, optimizer, seed), donate_argnums=0
+        )
+        return lambda state, inputs: whole(state, reference, reward, inputs)
 
-        @functools.partial(jax.jit, donate_argnums=0)
-        def whole_iteration(state, reference, reward, inputs):
-            rollout = collect(state.params["policy"], state.step, inputs.prompts)
-            return learn_from(state, reference, rollout, reward(rollout), inputs.ptx)
-
-        return lambda state, inputs: whole_iteration(state, reference, reward, inputs)
-
-    sample = jax.jit(collect)
-    update = jax.jit(learn_from, donate_argnums=0)
+    sample = jax.jit(functools.partial(collect, config, model, seed))
+    learn_from = jax.jit(functools.partial(learn, config, model, optimizer, seed), donate_argnums=0)
 
     def split_iteration(state: TrainState, inputs: PPOInputs) -> tuple[TrainState, Metrics]:
         rollout = sample(state.params["policy"], state.step, inputs.prompts)
         scores_B = jnp.asarray(reward(rollout), jnp.float32)
-        return update(state, reference, rollout, scores_B, inputs.ptx)
+        return learn_from(state, reference, rollout, scores_B, inputs.ptx)
 
     return split_iteration

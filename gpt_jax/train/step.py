@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,26 @@ from gpt_jax.losses.lm import Loss, Metrics
 from gpt_jax.train.state import TrainState
 
 LossFn = Callable[[dict, Any, jax.Array], Loss]
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+class Stage(NamedTuple):
+    """What a stage computes, as pure functions; the planner compiles the very same ones.
+
+    Attributes:
+      init: makes the first state, from a key or from the parameters of the stages before.
+      step: `(state, batch) -> (state, metrics)`, jitted.
+      loss: `(params, batch, key) -> Loss`, for evaluation.
+    """
+
+    init: Callable[..., TrainState]
+    step: Step
+    loss: LossFn
 
 
 def make_train_step(
     loss: LossFn, optimizer: optax.GradientTransformation, *, seed: int = 0, accumulate: int = 1
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Step:
     """Returns `train_step(state, batch) -> (state, metrics)`; the old state is donated.
 
     Args:
