@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.kernels.attention import attention
+from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
@@ -25,20 +26,22 @@ from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
 Params = dict[str, Any]
 
 INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
+MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it.
 
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, in `[0, index)` of the S axis.
 
     Attributes:
-      keys_LBSKH: in the compute dtype, after rotary positions.
-      values_LBSKH: in the compute dtype.
+      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
+        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
+      values_LBSI: in the compute dtype.
       segment_ids_BS: int32; 0 hides an entry (padding).
       index: int32 scalar, where the next tokens are written.
     """
 
-    keys_LBSKH: jax.Array
-    values_LBSKH: jax.Array
+    keys_LBSI: jax.Array
+    values_LBSI: jax.Array
     segment_ids_BS: jax.Array
     index: jax.Array
 
@@ -105,7 +108,7 @@ class Transformer(nn.Module):
             kv_segment_ids_BS = jax.lax.dynamic_update_slice(
                 cache.segment_ids_BS, segment_ids_BT, (0, index)
             )
-            kv_cache = (cache.keys_LBSKH, cache.values_LBSKH)
+            kv_cache = (cache.keys_LBSI, cache.values_LBSI)
 
         unroll = layer_unroll(c.layers)
         blocks = nn.scan(
@@ -187,24 +190,26 @@ class Attention(nn.Module):
         v_BTKH = _dense(self, "v", x_BTD, K * H).reshape(B, T, K, H)
         if rope_BTH is not None:
             q_BTNH, k_BTKH = rotate(q_BTNH, rope_BTH), rotate(k_BTKH, rope_BTH)
+        segment_ids = dict(q_segment_ids_BT=segment_ids_BT, kv_segment_ids_BS=kv_segment_ids_BS)
         if kv_cache is None:
-            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, **segment_ids)
         else:
             # Only the new entries are written: XLA updates the carried stacks in place.
-            at = (layer, 0, index, 0, 0)
             kv_cache = tuple(
-                jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
+                jax.lax.dynamic_update_slice(
+                    stack, new.reshape(1, B, T, K * H).astype(stack.dtype), (layer, 0, index, 0)
+                )
                 for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
             )
-            k_BSKH, v_BSKH = (stack[layer] for stack in kv_cache)
-        out_BTNH = attention(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            q_segment_ids_BT=segment_ids_BT,
-            kv_segment_ids_BS=kv_segment_ids_BS,
-            q_offset=index,
-        )
+            k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
+            if T <= MAX_DECODE_TOKENS:
+                out_BTNH = decode_attention(
+                    q_BTNH, k_LBSKH, v_LBSKH, layer=layer, lengths_B=index + T, **segment_ids
+                )
+            else:
+                out_BTNH = attention(
+                    q_BTNH, k_LBSKH[layer], v_LBSKH[layer], q_offset=index, **segment_ids
+                )
         out_BTD = _dense(self, "out", out_BTNH.reshape(B, T, N * H), D, residual=True)
         return out_BTD, kv_cache
 
