@@ -355,7 +355,7 @@ def group_size(attributes: str) -> int:
         return int(tiled[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(listed[1].split(","))
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('axis[^}]*)\}", attributes):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('[^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     return 1

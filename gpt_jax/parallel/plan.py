@@ -68,7 +68,7 @@ class Program:
 
 
 def compile_program(
-    name: str, function: Any, args: tuple, mesh: Mesh, chip: Chip, runs: int = 1
+    name: str, function: Any, args: tuple, runs: int, *, mesh: Mesh, chip: Chip
 ) -> Program:
     """Compiles a jitted function for the devices of `mesh`.
 
@@ -76,14 +76,16 @@ def compile_program(
       name: for people.
       function: from `jax.jit`.
       args: trees of ShapeDtypeStructs with shardings.
+      runs: executions per training step.
       mesh: of `targets.devices`.
       chip: one of them.
-      runs: executions per training step.
 
     Raises:
       DoesNotFit: with the compiler's numbers and the largest tensor of the arguments.
     """
     started = time.monotonic()
+    if sum(shard_bytes(args).values()) > chip.hbm_bytes:
+        raise DoesNotFit(_exhausted(name, "", args, chip))
     with jax.set_mesh(mesh):
         asked = traced_flops(function, *args)
         try:
@@ -101,7 +103,9 @@ def compile_program(
         + memory.generated_code_size_in_bytes
     )
     if hbm_bytes > chip.hbm_bytes:  # a GPU's compiler does not refuse
-        raise DoesNotFit(_exhausted(name, f"needs {hbm_bytes / GIB:.1f}G", args, chip))
+        raise DoesNotFit(
+            _exhausted(name, f"needs {memory.temp_size_in_bytes / GIB:.1f}G", args, chip)
+        )
     cost = hlo.cost(compiled.as_text())
     traced = asked / mesh.size
     # HLO does not see into Pallas kernels; where it sees less than was asked for, they did it.
@@ -144,15 +148,13 @@ def _shard_elements(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def _exhausted(name: str, message: str, args: tuple, chip: Chip) -> str:
-    """One sentence: how much is needed, how much there is, and the largest tensors by name."""
+    """One sentence: what is needed, what there is, and the largest tensor by name."""
     held = shard_bytes(args)
     largest = max(held, key=held.get)
     needed = re.search(r"(?:Used|needs|temporaries \() *([\d.]+[KMGT])", message)
-    extra = re.search(r"(?:Operator|Shape): *(.*)", message)
-    sentence = (
-        f"the {name} does not fit: it needs {needed[1] + 'iB' if needed else 'more'} of memory per "
-        f"device beside or with its {sum(held.values()) / GIB:.1f} GiB of arguments, and the "
-        f"device has {chip.hbm_bytes / GIB:.1f} GiB; its largest argument is {largest} "
-        f"({held[largest] / GIB:.2f} GiB per device)"
+    beside = f" and, by the compiler, {needed[1]}iB of temporaries" if needed else ""
+    return (
+        f"the {name} does not fit: a device of {chip.hbm_bytes / GIB:.1f} GiB would hold "
+        f"{sum(held.values()) / GIB:.1f} GiB of arguments{beside}; the largest argument is "
+        f"{largest}, {held[largest] / GIB:.2f} GiB per device"
     )
-    return sentence + (f", the largest temporary {extra[1].strip()[:120]}" if extra else "")

@@ -1,0 +1,62 @@
+"""Memory and time of a training step by rule of thumb: what to try first, before any compiler.
+
+The planner compiles what looks best here; these numbers are never shown as results.
+"""
+
+from collections.abc import Mapping
+
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.flops import matmul_weights, training_flops
+from gpt_jax.parallel.chips import Chip
+
+# Bytes held per parameter: float32 with its gradient and two moments; PPO has two such models,
+# and two more that only stand by.
+STATE_BYTES = {"pretrain": 16, "sft": 16, "reward": 16, "ppo": 2 * 16 + 2 * 4}
+
+
+def memory(
+    config: ModelConfig, mesh: Mapping[str, int], stage: str, micro_rows: float, length: int
+) -> float:
+    """Bytes per device.
+
+    Saved activations follow Korthikanti et al. 2022, section 4, in bfloat16 and without the
+    attention scores: 34 bytes per token and unit of width and layer, of which 10 are not split
+    over `tensor`; matmul outputs alone are about half of it.
+    """
+    c = config
+    tensor, chunks = mesh["tensor"], mesh.get("context", 1)
+    state = STATE_BYTES[stage] * matmul_weights(c) / (mesh["fsdp"] * tensor)
+    tokens = micro_rows * length / chunks
+    whole = tokens * c.width * (10 + 24 / tensor)
+    saved = {
+        "none": c.layers * whole,
+        "dots": c.layers * whole / 2 + whole,
+        "block": c.layers * tokens * c.width * 2 + whole,
+    }.get(c.remat, whole)
+    gathered = 8 * matmul_weights(c) / c.layers / tensor  # two layers' weights at a time
+    return state + saved + gathered
+
+
+def seconds(
+    config: ModelConfig,
+    mesh: Mapping[str, int],
+    rows: int,
+    length: int,
+    accumulate: int,
+    chip: Chip,
+) -> float:
+    """Of a training step: the longer of computing and communicating.
+
+    Every micro-batch gathers all weights in bfloat16, forward and backward, and scatters their
+    gradients; `tensor` reduces four activations per layer (Shoeybi et al. 2020, section 3).
+    """
+    c, tensor, fsdp = config, mesh["tensor"], mesh["fsdp"]
+    devices = mesh["data"] * fsdp * tensor * mesh.get("context", 1)
+    recompute = {"none": 1.0, "dots": 1.1}.get(c.remat, 4 / 3)
+    compute = recompute * rows * training_flops(c, length) / devices / chip.flops
+    passes = 2 + (c.remat != "none")
+    weights = accumulate * matmul_weights(c) / tensor * (2 * passes + 4) * (fsdp > 1)
+    replicas = 8 * matmul_weights(c) / (fsdp * tensor) * (mesh["data"] > 1)
+    activations = 2 * rows * length * c.width * tensor / devices
+    reduced = 2 * (4 + 2 * (c.remat == "block")) * c.layers * activations * (tensor > 1)
+    return max(compute, (weights + replicas + reduced) / chip.link_bandwidth)

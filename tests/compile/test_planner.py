@@ -1,0 +1,85 @@
+"""The planner compiles every stage of a model of a billion parameters for TPUs and GPUs.
+
+The slow ones (`pytest -m slow tests/compile`) are the rest of the grid; `docs/plans/` keeps the
+output of the largest plans.
+"""
+
+import json
+
+import pytest
+
+from experiments import plan
+from gpt_jax.errors import UserError
+from gpt_jax.models.presets import parameter_count
+
+QUICK = {("pretrain", "h100:8"), ("reward", "v5e:4x4")}
+GRID = [(stage, name) for stage in ("pretrain", "sft", "reward", "ppo") for name in
+        ("v5e:4x4", "v6e:2x4", "h100:8")]  # fmt: skip
+
+
+def billion(stage, name, *more):
+    """Options of a plan for GPT-3 1.3B on short rows."""
+    return [
+        "--model", "gpt3-1.3b", "--slice", name, "--stage", stage, "--length", "512",
+        "--new-tokens", "128", "--epochs", "1", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in GRID],
+)
+def test_a_billion_parameters_plan(stage, name, tmp_path):
+    config = plan.parse(billion(stage, name, "--run-dir", str(tmp_path)))
+    result = plan.main(config)
+    assert result == json.loads((tmp_path / "plan.json").read_text())
+    assert "<table>" in (tmp_path / "plan.html").read_text()
+
+    devices, step = result["devices"], result["step"]
+    models = {"pretrain": 1, "sft": 1, "reward": 1, "ppo": 4}[stage]  # policy, value, two frozen
+    trained = 2 if stage == "ppo" else 1
+    state = 4 * parameter_count(config.model) * (models + 2 * trained) / devices
+    first = result["programs"][0]
+    assert first["argument_bytes"] == pytest.approx(state, rel=0.02)
+    assert first["hbm_bytes"] >= first["argument_bytes"] + first["temporary_bytes"]
+    # Blocks are recomputed: 8 N instead of 6 N, and never less than the formula.
+    asked = step["mfu"] * step["seconds"] * result["chip"]["flops"]
+    compiled = sum(program["runs"] * program["flops"] for program in result["programs"])
+    assert 1.0 <= compiled / asked < 1.5
+    for program in result["programs"]:
+        assert program["traced_flops"] == pytest.approx(program["flops"], rel=0.05)
+    assert 0 < step["mfu_in_turn"] < step["mfu"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mesh", "fsdp=3"], "8 devices, but data=2 x fsdp=3 .* --mesh fsdp=2,tensor=1 would do"),
+        (["--rows", "20"], "20 rows do not divide over data x fsdp x accumulate = 8; --rows 16"),
+        (["--stage", "ppo", "--length", "64", "--new-tokens", "64"], "leave no prompt"),
+        (["--mesh", "tensor=8", "--model.mlp-width", "3070"], "mlp/up.*: its mlp axis of 3070"),
+    ],
+)
+def test_the_impossible_is_one_sentence_with_a_mend(options, sentence):
+    config = plan.parse(["--model", "gpt3_125m", "--slice", "h100:8", *options])
+    with pytest.raises(UserError, match=sentence):
+        plan.main(config)
+
+
+def test_what_does_not_fit_says_what_would():
+    config = plan.parse(["--model", "gpt3-13b", "--slice", "h100:1"])
+    with pytest.raises(UserError, match="does not fit.* largest argument is .*mlp.*larger slice"):
+        plan.main(config)
+
+
+def test_models_are_found_by_either_spelling():
+    assert plan.find_preset("GPT3-175b") == plan.find_preset("gpt3_175b")
+    with pytest.raises(UserError, match="nearest are .*llama3_8b"):
+        plan.find_preset("llama3-9b")
+    config = plan.parse(["--model=gpt3-175b", "--mesh=fsdp=64,tensor=8", "--model.layers", "2"])
+    assert (config.mesh.fsdp, config.mesh.tensor, config.model.layers) == (64, 8, 2)
+    assert (config.model.width, config.model.dtype, config.model.remat) == (
+        12288,
+        "bfloat16",
+        "block",
+    )
