@@ -12,11 +12,12 @@ import functools
 from collections.abc import Callable
 
 import optax
+from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents, pad_prompt_records
-from gpt_jax.data.pipeline import make_batch_at
+from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
@@ -63,8 +64,8 @@ def main(config: Config, reward: Reward | None = None) -> None:
         tokenizer,
         longest=model.context_length - recipe.max_new_tokens,
     )
-    prompts_at = make_batch_at(prompts, recipe.episodes, config.seed)
-    ptx_at = pretraining_batches(config, tokenizer, model.context_length)
+    prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
+    ptx_at = pretraining_batches(config, tokenizer, model.context_length, mesh)
 
     updates = recipe.train.steps * recipe.epochs * recipe.minibatches
     optimizer, init = build(recipe, model)
@@ -96,18 +97,19 @@ def main(config: Config, reward: Reward | None = None) -> None:
             lambda step: PPOInputs(prompts_at(step), ptx_at(step)),
             recipe.train,
             mesh=mesh,
+            row_numbers=prompts_at.numbers,
             schedule=lambda step: schedule(step * recipe.epochs * recipe.minibatches),
             derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
             headline=("objective/scores", "objective/kl"),
         )
 
 
-def pretraining_batches(config: Config, tokenizer, length: int):
+def pretraining_batches(config: Config, tokenizer, length: int, mesh: Mesh):
     """`batch_at(step)` of pretraining rows for PPO-ptx, or of None when it is off."""
     if not config.ppo.ptx_coef:
         return lambda step: None
     rows: Batch = pack_documents(config.data.read("text", "train"), tokenizer, length)
-    return make_batch_at(rows, config.ppo.ptx_rows, config.seed)
+    return make_batch_at(rows, config.ppo.ptx_rows, config.seed, share(mesh))
 
 
 def smoke() -> Config:

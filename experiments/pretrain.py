@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gpt_jax import keys
 from gpt_jax.data.packing import pack_documents
-from gpt_jax.data.pipeline import make_batch_at
+from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.losses.lm import Loss, lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
@@ -72,6 +72,7 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
     held_out = pack_documents(config.data.read("text", "test"), tokenizer, model.context_length)
 
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
+    batch_at = make_batch_at(rows, train.batch_size, config.seed, share(mesh))
     stage = build(recipe, train, config.seed, loss)
 
     with Run("pretrain", config) as run:
@@ -81,9 +82,10 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
             run,
             state,
             stage.step,
-            make_batch_at(rows, train.batch_size, config.seed),
+            batch_at,
             train,
             mesh=mesh,
+            row_numbers=batch_at.numbers,
             tokens_per_step=train.batch_size * model.context_length,
             evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),

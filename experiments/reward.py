@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt_jax import keys
 from gpt_jax.data.packing import pad_comparisons
-from gpt_jax.data.pipeline import make_batch_at
+from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.losses.ranking import ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import init_scorer
@@ -82,6 +82,7 @@ def main(config: Config) -> None:
     demonstrations = tensorize(demonstrations[: recipe.calibration_rows])
 
     train = resolve_steps(recipe.train, len(rows.ranks_BK))
+    batch_at = make_batch_at(rows, train.batch_size, config.seed, share(mesh))
     stage = build(recipe, model, train, config.seed)
     evaluate = functools.partial(make_evaluate, stage.loss, batch_size=train.batch_size, mesh=mesh)
     mean_demonstration = evaluate(demonstrations)
@@ -104,9 +105,10 @@ def main(config: Config) -> None:
             run,
             state,
             stage.step,
-            make_batch_at(rows, train.batch_size, config.seed),
+            batch_at,
             train,
             mesh=mesh,
+            row_numbers=batch_at.numbers,
             tokens_per_step=train.batch_size * int(np.prod(rows.tokens_BKT.shape[1:])),
             evaluate=evaluate(held_out),
             schedule=make_schedule(recipe.optimizer, train.steps),

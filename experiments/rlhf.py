@@ -21,13 +21,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import rich
+from jax.sharding import Mesh
 
 from experiments import ppo, pretrain, reward, sft
+from gpt_jax import files
 from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
 from gpt_jax.losses.ranking import ranking_accuracies
+from gpt_jax.parallel import distributed
+from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.report import results_table, write_report, write_samples
 from gpt_jax.rl import evaluation
 from gpt_jax.rl.evaluation import Answers, mean_interval, win_rate
@@ -94,14 +98,21 @@ def main(config: Config) -> dict:
     }
     for name, stage in stages.items():
         timed(folder, name, stage)
-    results = timed(folder, "evaluate", lambda: evaluate(config, folder))
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
+    distributed.on_main(lambda: publish(folder, results))
+    return results
+
+
+def publish(folder: Path, results: dict) -> None:
+    """Writes `results.json`, the samples and the report, and prints the table."""
     results["seconds"] = json.loads((folder / "seconds.json").read_text())
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
     rich.print(results_table(results))
     print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
-    return results
 
 
 def timed(folder: Path, name: str, stage):
@@ -111,16 +122,17 @@ def timed(folder: Path, name: str, stage):
     path = folder / "seconds.json"
     seconds = json.loads(path.read_text()) if path.is_file() else {}
     seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)
-    path.write_text(json.dumps(seconds))
+    if distributed.is_main():
+        files.write_text(path, json.dumps(seconds))
     return result
 
 
-def evaluate(config: Config, folder: Path) -> dict:
+def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    model, sft_params, tokenizer = load_model(folder / "sft")
-    _, base_params, _ = load_model(folder / "pretrain")
-    _, ppo_params, _ = load_model(folder / "ppo")
-    scorer = load_params(folder / "reward")
+    model, sft_params, tokenizer = load_model(folder / "sft", mesh)
+    _, base_params, _ = load_model(folder / "pretrain", mesh)
+    _, ppo_params, _ = load_model(folder / "ppo", mesh)
+    scorer = load_params(folder / "reward", mesh)
     preference = model_reward(model, scorer)
     temperature, new_tokens = config.ppo.temperature, config.ppo.max_new_tokens
 
@@ -141,6 +153,7 @@ def evaluate(config: Config, folder: Path) -> dict:
                 max_new_tokens=new_tokens,
                 temperature=temperature,
                 seed=config.seed,
+                mesh=mesh,
                 purpose=f"evaluate/{name}/{i}",
             )
             for i in range(config.evaluate.answers)
@@ -152,12 +165,12 @@ def evaluate(config: Config, folder: Path) -> dict:
     by_model = {
         "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
         "SFT": sft_answers,
-        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer)],
+        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer, mesh)],
         "PPO": answers("PPO", ppo_params, chats),
     }
     # (answers, prompts) each; intervals are over prompts, so the answers to one are averaged first.
     rewards = {
-        name: np.array([evaluation.score(a, preference) for a in group])
+        name: np.array([evaluation.score(a, preference, mesh) for a in group])
         for name, group in by_model.items()
     }
     gold = config.data.has_gold and {
@@ -166,7 +179,7 @@ def evaluate(config: Config, folder: Path) -> dict:
     scores = gold or rewards
 
     def spread(params: dict, group: list[Answers]) -> dict[str, float]:
-        return evaluation.divergence(model, params, sft_params, group[0], temperature)
+        return evaluation.divergence(model, params, sft_params, group[0], temperature, mesh)
 
     divergences = {
         "SFT": spread(sft_params, by_model["SFT"]),
@@ -194,7 +207,7 @@ def evaluate(config: Config, folder: Path) -> dict:
         "device": jax.devices()[0].device_kind,
         "command": command.invocation("rlhf"),
         "models": models,
-        "reward_model": judge_reward_model(config, folder),
+        "reward_model": judge_reward_model(config, folder, mesh),
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],
@@ -222,14 +235,15 @@ def correctness(rows: list[dict], group: list[Answers]) -> float:
     return float(np.mean([judge(row["prompt"][-1]["content"], text) for row, text in pairs]))
 
 
-def judge_reward_model(config: Config, folder: Path) -> dict:
+def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
     train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
     correct = ranking_accuracies(
         model,
-        load_params(folder / "reward"),
+        load_params(folder / "reward", mesh),
         pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
+        mesh,
     )
     return {
         "accuracy": mean_interval(correct),

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 
 from gpt_jax.data.packing import pack_demonstrations
-from gpt_jax.data.pipeline import make_batch_at
+from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.losses.lm import Loss, lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel.mesh import make_mesh
@@ -71,6 +71,7 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
         config.data.read("demonstrations", "test"), tokenizer, model.context_length
     )
     train = resolve_steps(recipe.train, len(rows.tokens_BT))
+    batch_at = make_batch_at(rows, train.batch_size, config.seed, share(mesh))
     stage = build(recipe, model, train, config.seed, loss)
 
     with Run("sft", config) as run:
@@ -80,9 +81,10 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
             run,
             state,
             stage.step,
-            make_batch_at(rows, train.batch_size, config.seed),
+            batch_at,
             train,
             mesh=mesh,
+            row_numbers=batch_at.numbers,
             tokens_per_step=train.batch_size * model.context_length,
             evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),

@@ -8,13 +8,14 @@ rows of the same global batch are its own.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import rules
@@ -37,46 +38,82 @@ def row_numbers(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
     return np.array([_epoch_order(rows, seed, p // rows)[p % rows] for p in places])
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process holds the i-th of n equal parts of every global batch.
+
+    Processes whose devices differ only in `tensor` or `context` hold the same rows.
+    """
+    parts = rules.shards(mesh, "batch")
+    sharding = NamedSharding(mesh, rules.partition_spec(("batch",)))
+    slices = sharding.addressable_devices_indices_map((parts,)).values()
+    held = sorted({index.start or 0 for (index,) in slices})
+    if not held:
+        raise UserError(
+            f"the mesh has no device of process {jax.process_index()}; make it span all processes"
+        )
+    return held[0] // len(held), parts // len(held)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchAt(Generic[Rows]):
+    """`batch_at(step)` gives this process's rows of a global batch."""
+
+    rows: Rows
+    batch_size: int
+    seed: int
+    share: tuple[int, int]
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Which rows make up the whole global batch."""
+        return row_numbers(step, self.batch_size, len(self.rows[0]), self.seed)
+
+    def __call__(self, step: int) -> Rows:
+        index, parts = self.share
+        local = self.batch_size // parts
+        mine = self.numbers(step)[index * local : (index + 1) * local]
+        return jax.tree.map(lambda array: array[mine], self.rows)
+
+
 def make_batch_at(
-    rows: Rows,
-    batch_size: int,
-    seed: int,
-    process_index: int | None = None,
-    process_count: int | None = None,
-) -> Callable[[int], Rows]:
+    rows: Rows, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> BatchAt[Rows]:
     """Returns `batch_at(step)`, which gives this process's rows of global batch `step`.
 
     Args:
       rows: a NamedTuple of NumPy arrays that share their leading axis.
       batch_size: rows of the global batch, over all processes.
       seed: of the shuffle.
-      process_index, process_count: of this host; by default those of the running program.
+      share: this process's part of the batch, as the function `share` gives it.
     """
-    process_index = jax.process_index() if process_index is None else process_index
-    process_count = jax.process_count() if process_count is None else process_count
-    if batch_size % process_count:
+    if batch_size % share[1]:
         raise UserError(
-            f"a batch of {batch_size} rows does not divide over {process_count} processes; "
+            f"a batch of {batch_size} rows does not divide over {share[1]} processes; "
             "change the batch size"
         )
-    local = batch_size // process_count
-    mine = slice(process_index * local, (process_index + 1) * local)
-    n = len(rows[0])
-
-    def batch_at(step: int) -> Rows:
-        chosen = row_numbers(step, batch_size, n, seed)[mine]
-        return jax.tree.map(lambda array: array[chosen], rows)
-
-    return batch_at
+    return BatchAt(rows, batch_size, seed, share)
 
 
 def place(batch: Rows, mesh: Mesh) -> Rows:
-    """Puts each process's rows on its devices, laid out by `rules.batch_shardings`.
+    """Puts each process's rows on its devices, laid out by `rules.batch_shardings`."""
+    _, parts = share(mesh)
+    shards = rules.shards(mesh, "batch")
 
-    A process holds its rows whole: `context` and `tensor` must not reach beyond it.
-    """
-    return jax.tree.map(
-        lambda x, sharding: jax.make_array_from_process_local_data(sharding, x),
-        batch,
-        rules.batch_shardings(batch, mesh),
-    )
+    def one(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        if len(x) * parts % shards:
+            raise UserError(
+                f"{len(x) * parts} rows do not divide over data x fsdp = {shards} devices; change "
+                "the batch size or the mesh"
+            )
+        # A process has its rows whole, even if `context` gives it only a part of their length.
+        shape = (len(x) * parts, *x.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+
+    return jax.tree.map(one, batch, rules.batch_shardings(batch, mesh))
+
+
+def in_order(rows: Rows, batch_size: int, mesh: Mesh) -> Iterator[Rows]:
+    """All rows, `batch_size` at a time, placed on the mesh; the size must divide them."""
+    index, parts = share(mesh)
+    local = batch_size // parts
+    for start in range(index * local, len(jax.tree.leaves(rows)[0]), batch_size):
+        yield place(jax.tree.map(lambda x, s=start: x[s : s + local], rows), mesh)

@@ -7,11 +7,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Comparisons, pad_rows
 from gpt_jax.losses.lm import Loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import score_last_token
+from gpt_jax.parallel import distributed, rules
 
 
 def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
@@ -66,17 +69,14 @@ def ranking_loss(
 
 
 def ranking_accuracies(
-    model: ModelConfig, scorer: dict, rows: Comparisons, batch_size: int = 64
+    model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
 ) -> np.ndarray:
     """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
+    batch_size += -batch_size % rules.shards(mesh, "batch")
     rows = pad_rows(rows, batch_size)
     scores_of = jax.jit(functools.partial(score_comparisons, model))
-    scores_NK = np.concatenate(
-        [
-            scores_of(scorer, jax.tree.map(lambda x, s=start: x[s : s + batch_size], rows))
-            for start in range(0, len(rows.ranks_BK), batch_size)
-        ]
-    )
+    batches = pipeline.in_order(rows, batch_size, mesh)
+    scores_NK = np.concatenate(distributed.fetch([scores_of(scorer, batch) for batch in batches]))
     ranks_NK = rows.ranks_BK
     n, i, j = np.nonzero(
         (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)

@@ -5,13 +5,13 @@ is not there yet leaves a note in its place. All text from the run is escaped.
 """
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from gpt_jax.errors import UserError
+from gpt_jax.files import write_text
 from gpt_jax.report import plots
 from gpt_jax.report.style import CSS
 from gpt_jax.report.table import score_name, table
@@ -40,9 +40,7 @@ def write_report(run_folder: str | Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run folder; give one under runs/.")
     page = folder / "report.html"
-    partial = page.with_suffix(".partial")
-    partial.write_text(_page(folder), encoding="utf-8")
-    os.replace(partial, page)
+    write_text(page, _page(folder))
     return page
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpt_jax.files import write_text
+
 
 def write_samples(folder: str | Path, samples: Sequence[Mapping]) -> Path:
     """Writes `folder/samples.md`.
@@ -17,7 +19,7 @@ def write_samples(folder: str | Path, samples: Sequence[Mapping]) -> Path:
         for name, answer in sample["answers"].items():
             parts.append(f"**{name}**\n\n{_fenced(answer)}")
     path = Path(folder) / "samples.md"
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write_text(path, "\n".join(parts))
     return path
 
 

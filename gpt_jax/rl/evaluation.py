@@ -8,17 +8,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from gpt_jax import keys
+from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Prompts
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.parallel import distributed, rules
 from gpt_jax.rl.ppo import completion_logprobs
 from gpt_jax.rl.rewards import Reward, split_rows
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 
-BATCH = 128  # rows per compiled call
+BATCH = 128  # rows per compiled call, at least
 
 
 class Answers(NamedTuple):
@@ -44,43 +47,44 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    mesh: Mesh,
     purpose: str = "evaluation",
 ) -> Answers:
     """One answer per prompt; each has its own key, from (seed, row, purpose)."""
     n = len(prompts.tokens_BP)
-    row_ids = np.arange(n + -n % BATCH)
+    rows = {"prompts": prompts, "ids_B": np.arange(n)}
     parts = [
         _generate(
             model,
             params,
-            batch,
+            batch["prompts"],
             keys.derive(seed, 0, purpose),
             max_new_tokens=max_new_tokens,
             stop_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             temperature=temperature,
-            row_ids_B=row_ids[i * BATCH : (i + 1) * BATCH],
+            row_ids_B=batch["ids_B"],
         )
-        for i, batch in enumerate(_batches(_fill(prompts)))
+        for batch in _batches(rows, mesh)
     ]
     return _answers(_join(parts, n), tokenizer)
 
 
-def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer) -> Answers:
+def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer, mesh: Mesh) -> Answers:
     """Of each prompt's candidates, the one that the reward likes best."""
-    best = np.stack([score(c, reward) for c in candidates]).argmax(axis=0)
+    best = np.stack([score(c, reward, mesh) for c in candidates]).argmax(axis=0)
     rollout = jax.tree.map(
         lambda *xs: np.stack(xs)[best, np.arange(len(best))], *[c.rollout for c in candidates]
     )
     return _answers(rollout, tokenizer)
 
 
-def score(answers: Answers, reward: Reward) -> np.ndarray:
+def score(answers: Answers, reward: Reward, mesh: Mesh) -> np.ndarray:
     """The reward of every answer, float32 (N,)."""
     if not isinstance(reward, jax.tree_util.Partial):
         return np.asarray(reward(answers.rollout))
     n = len(answers.texts)
-    return _join([_score(reward, b) for b in _batches(_fill(answers.rollout))], n)
+    return _join([_score(reward, b) for b in _batches(answers.rollout, mesh)], n)
 
 
 def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
@@ -100,12 +104,17 @@ def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
 
 
 def divergence(
-    model: ModelConfig, params: dict, reference: dict, answers: Answers, temperature: float
+    model: ModelConfig,
+    params: dict,
+    reference: dict,
+    answers: Answers,
+    temperature: float,
+    mesh: Mesh,
 ) -> dict[str, float]:
     """KL(policy || reference) in nats per answer (k1) and the policy's entropy per token."""
     parts = [
         _divergence(model, params, reference, batch, temperature)
-        for batch in _batches(_fill(answers.rollout))
+        for batch in _batches(answers.rollout, mesh)
     ]
     kl_N, entropy_N = _join(parts, len(answers.texts))
     tokens = float(answers.rollout.mask_BC.sum())
@@ -138,19 +147,17 @@ def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
     )
 
 
-def _fill(bundle):
-    """Repeats the last row up to whole batches (an empty row could not be sampled from)."""
-    missing = -len(bundle[0]) % BATCH
-    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, 0)]), bundle)
-
-
-def _batches(bundle):
-    n = len(bundle[0])
-    return [jax.tree.map(lambda x, i=i: x[i : i + BATCH], bundle) for i in range(0, n, BATCH)]
+def _batches(bundle, mesh: Mesh):
+    """All rows on the mesh, some at a time; the last row is repeated up to whole batches, since an
+    empty one could not be sampled from."""
+    size = BATCH + -BATCH % rules.shards(mesh, "batch")
+    missing = -len(jax.tree.leaves(bundle)[0]) % size
+    whole = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, 0)]), bundle)
+    return pipeline.in_order(whole, size, mesh)
 
 
 def _join(parts, n: int):
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *jax.device_get(parts))
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *distributed.fetch(parts))
 
 
 def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gpt_jax import keys
@@ -24,10 +25,12 @@ from gpt_jax.losses.ppo import policy_loss, value_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import init_scorer, scalar_head, token_logprobs
 from gpt_jax.models.transformer import forward
+from gpt_jax.parallel import distributed
 from gpt_jax.rl import kl
 from gpt_jax.rl.advantages import gae, whiten
 from gpt_jax.rl.rewards import Reward, token_rewards
 from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.train.finite import update_if_finite
 from gpt_jax.train.state import TrainState
 
 
@@ -252,10 +255,9 @@ def update(
 
     def one_update(carry, minibatch):
         learned, opt_state = carry
-        (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(learned, minibatch)
-        metrics["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
-        updates, opt_state = optimizer.update(grads, opt_state, learned)
-        return (optax.apply_updates(learned, updates), opt_state), metrics
+        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(learned, minibatch)
+        learned, opt_state, more = update_if_finite(optimizer, loss, grads, learned, opt_state)
+        return (learned, opt_state), metrics | more
 
     def one_epoch(carry, key):
         def shuffle(x):
@@ -305,9 +307,10 @@ def learn(
     metrics["tokens"] = (rollout.mask_BC.sum(), 1)
     if config.kl_controller == "adaptive":
         kl_sum, episodes = metrics["objective/kl"]
-        kl_coef = kl.adapt(
+        adapted = kl.adapt(
             kl_coef, kl_sum / episodes, config.episodes, config.kl_target, config.kl_horizon
         )
+        kl_coef = jnp.where(jnp.isfinite(adapted), adapted, kl_coef)
     if config.ema_decay:
         params["ema"] = optax.incremental_update(
             params["policy"], params["ema"], 1.0 - config.ema_decay
@@ -377,7 +380,8 @@ def make_ppo_iteration(
 
     def split_iteration(state: TrainState, inputs: PPOInputs) -> tuple[TrainState, Metrics]:
         rollout = sample(state.params["policy"], state.step, inputs.prompts)
-        scores_B = jnp.asarray(reward(rollout), jnp.float32)
+        # On many hosts every process scores all rows: a host reward has no idea of a mesh.
+        scores_B = np.asarray(reward(distributed.fetch(rollout)), np.float32)
         return learn_from(state, reference, rollout, scores_B, inputs.ptx)
 
     return split_iteration

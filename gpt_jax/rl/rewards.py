@@ -38,7 +38,6 @@ def text_reward(rule: Callable[[list[int], str, bool], float], tokenizer: Tokeni
     """A host reward: `rule(prompt_ids, completion_text, stopped) -> float` for every row."""
 
     def score(rollout: Rollout) -> np.ndarray:
-        rollout = jax.device_get(rollout)
         return np.array(
             [
                 rule(ids, chat.read(completion, tokenizer), stopped)

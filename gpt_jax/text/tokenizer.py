@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -75,9 +75,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes `tokenizer.json` whole or not at all."""
-        partial = Path(path).with_suffix(".partial")
-        self._backend.save(str(partial))
-        os.replace(partial, path)
+        files.write_text(path, self._backend.to_str(pretty=True))
 
     @property
     def vocab_size(self) -> int:

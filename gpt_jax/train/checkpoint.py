@@ -1,8 +1,10 @@
 """Asynchronous checkpoints with exact resume, through Orbax.
 
-Each checkpoint has two items: `params` (what the next stage, the sampler and the chat need) and
-`rest` (optimizer moments, counters). Orbax writes to a temporary name and renames when all is on
-disk, so a killed run leaves either a whole checkpoint or none.
+Each checkpoint has three items: `params` (what the next stage, the sampler and the chat need),
+`rest` (optimizer moments, counters) and `checksums` of all arrays, since the file format checks
+its indexes but not what they point to. Orbax writes to a temporary name and renames when all is
+on disk, so a killed run leaves either a whole checkpoint or none. Of many processes each writes
+what its own devices hold.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.parallel import rules
+from gpt_jax.parallel import distributed, rules
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.state import TrainState
 
@@ -34,41 +38,103 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = Path(folder).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    @property
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """Of all whole checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def newest(self) -> Path | None:
+        """The folder of the newest whole checkpoint, once what is being written is on disk."""
+        with self._writing():
+            self._manager.wait_until_finished()
+        steps = self.steps()
+        return self.folder / str(steps[-1]) if steps else None
 
     def save(self, step: int, state: TrainState) -> None:
         """Copies the state off the devices, then writes in the background."""
         params, rest = _split(state)
+        sums = {"params": checksums(params), "rest": checksums(rest)}
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest)
+            params=ocp.args.StandardSave(params),
+            rest=ocp.args.StandardSave(rest),
+            checksums=ocp.args.JsonSave(sums),
         )
-        self._manager.save(step, args=items)
+        with self._writing():
+            self._manager.save(step, args=items)
 
-    def restore(self, target: TrainState) -> TrainState:
-        """The newest checkpoint, laid out as `target` (ShapeDtypeStructs with shardings) says."""
-        step = self._manager.latest_step()
+    def restore(self, step: int, target: TrainState) -> TrainState:
+        """The checkpoint of a step, laid out as `target` (ShapeDtypeStructs with shardings) says.
+
+        Raises:
+          UserError: if it cannot be read, or what is read is not what was written.
+        """
         params, rest = _split(target)
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
+            params=ocp.args.StandardRestore(params),
+            rest=ocp.args.StandardRestore(rest),
+            checksums=ocp.args.JsonRestore(),
         )
-        older = [s for s in self._manager.all_steps() if s != step]
+        older = [s for s in self.steps() if s < step]
         with _naming(self.folder / str(step), older):
             restored = self._manager.restore(step, args=items)
+            _verify(restored.params, restored.checksums["params"])
+            _verify(restored.rest, restored.checksums["rest"])
         return dataclasses.replace(target, params=restored.params, **restored.rest)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns whatever is raised while checkpoints are written into one sentence."""
+        try:
+            yield
+        except Exception as error:  # here too Orbax and TensorStore raise many kinds
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({_cause(error)}); the older "
+                "ones are untouched: make room or choose another folder, then run the same "
+                "command again"
+            ) from error
 
 
 def _split(state: TrainState) -> tuple[dict, dict]:
     rest = {"step": state.step, "opt_state": state.opt_state, "extras": state.extras}
     return state.params, rest
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A number for every array that changes if any of its bits does: {path: uint32}.
+
+    The sum of the array's words, each times an odd number that tells its place. Integers wrap
+    around, so the sum is the same on any mesh, and the devices that hold the array compute it.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = distributed.fetch(_sums([leaf for _, leaf in leaves]))
+    return {rules.path_name(path): int(x) for (path, _), x in zip(leaves, sums, strict=True)}
+
+
+@jax.jit
+def _sums(arrays: list[jax.Array]) -> jax.Array:
+    def one(x: jax.Array) -> jax.Array:
+        words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            place = place * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+    return jnp.stack([one(x) for x in arrays])
+
+
+def _verify(tree: Any, written: dict[str, int]) -> None:
+    """Raises a ValueError that names the first array which is not as it was written."""
+    for name, number in checksums(tree).items():
+        if number != written[name]:
+            raise ValueError(f"{name} is not what was written: its checksum differs")
 
 
 @contextlib.contextmanager
@@ -80,11 +146,14 @@ def _naming(checkpoint: Path, older: list[int]) -> Iterator[None]:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds; each means "unreadable"
         then = f"go on from step {max(older)}" if older else "train that stage again"
-        cause = (str(error).strip().splitlines() or [repr(error)])[0][:160]
         raise UserError(
-            f"{checkpoint}: this checkpoint cannot be read ({cause}); move it away and run again "
-            f"to {then}"
+            f"{checkpoint}: this checkpoint cannot be read ({_cause(error)}); move it away and run "
+            f"again to {then}"
         ) from error
+
+
+def _cause(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:160]
 
 
 def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
@@ -101,10 +170,10 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     if not steps:
         raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
-    item = epath.Path(path) / str(max(steps)) / "params"
+    newest = epath.Path(path) / str(max(steps))
     handler = ocp.StandardCheckpointHandler()
-    with contextlib.closing(handler), _naming(item.parent, older=[]):
-        shapes = jax.tree.map(_struct, handler.metadata(item).tree)
+    with contextlib.closing(handler), _naming(newest, older=sorted(steps)[:-1]):
+        shapes = jax.tree.map(_struct, handler.metadata(newest / "params").tree)
         if mesh is None:
             whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             placed = jax.tree.map(lambda _: whole, shapes)
@@ -115,7 +184,9 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
             shapes,
             placed,
         )
-        return handler.restore(item, args=ocp.args.StandardRestore(target))
+        params = handler.restore(newest / "params", args=ocp.args.StandardRestore(target))
+        _verify(params, ocp.JsonCheckpointHandler().restore(newest / "checksums")["params"])
+        return params
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -124,8 +195,13 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def save_model_files(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
     """Writes `model.json` and `tokenizer.json`: all that using a checkpoint needs beside it."""
-    (folder / "model.json").write_text(json.dumps(dataclasses.asdict(model), indent=2) + "\n")
-    tokenizer.save(folder / "tokenizer.json")
+
+    def write() -> None:
+        text = json.dumps(dataclasses.asdict(model), indent=2) + "\n"
+        files.write_text(folder / "model.json", text)
+        tokenizer.save(folder / "tokenizer.json")
+
+    distributed.on_main(write)
 
 
 def load_model_files(folder: str | Path) -> tuple[ModelConfig, Tokenizer]:

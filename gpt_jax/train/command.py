@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import tyro
 
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
 from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig
 
@@ -42,6 +44,14 @@ class Common:
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
+    replay: int | None = None
+    """Instead of training, repeat this one step and say which gradients are not finite."""
+    coordinator: str | None = None
+    """Many hosts: HOST:PORT of process 0, or `auto` on Cloud TPU, Slurm and GKE."""
+    processes: int | None = None
+    """Many hosts: how many processes there are."""
+    process_id: int | None = None
+    """Many hosts: which of them this is, from 0."""
 
 
 def shared(config: Common, **changes: Any) -> dict[str, Any]:
@@ -55,13 +65,17 @@ def run(
 ) -> None:
     """Parses the command line over the chosen preset and runs `main`.
 
-    Exit codes: 0 done; 2 something to mend, said in one sentence; 130 interrupted.
+    Exit codes: 0 done, or stopped by SIGTERM; 2 something to mend, said in one sentence; 130
+    interrupted.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS chat a lot
     use_compilation_cache()
     keep_freed_memory()
     try:
-        main(parse(sys.argv[1:], presets, description))
+        config = parse(sys.argv[1:], presets, description)
+        distributed.start(config.coordinator, config.processes, config.process_id)
+        main(config)
     except UserError as error:
         rich.get_console().print()
         print(f"error: {error}", file=sys.stderr)

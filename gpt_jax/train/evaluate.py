@@ -29,11 +29,8 @@ def make_evaluate(
         return loss(params, batch, jax.random.key(0))[2]
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        batch_at = [
-            jax.tree.map(lambda x, s=start: x[s : s + batch_size], rows)
-            for start in range(0, len(rows[0]), batch_size)
-        ]
-        parts = [metrics_of(state.params, pipeline.place(batch, mesh)) for batch in batch_at]
+        batches = pipeline.in_order(rows, batch_size, mesh)
+        parts = [metrics_of(state.params, batch) for batch in batches]
         return mean(jax.tree.map(lambda *xs: sum(xs), *jax.device_get(parts)))
 
     return evaluate

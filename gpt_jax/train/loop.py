@@ -9,11 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
+from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
+from gpt_jax.train.finite import TENSOR
 from gpt_jax.train.metrics import mean
 from gpt_jax.train.progress import Progress
+from gpt_jax.train.replay import origin, replay
 from gpt_jax.train.run import Run
 from gpt_jax.train.state import TrainState
 
@@ -34,6 +39,8 @@ class TrainConfig:
     """Steps between evaluations on held-out data."""
     checkpoint_every: int = 100
     """Steps between checkpoints; one is always written at the end."""
+    most_skipped: int = 10
+    """Steps in a row whose loss or gradient is not finite, after which the run ends."""
 
 
 def resolve_steps(config: TrainConfig, rows: int) -> TrainConfig:
@@ -50,6 +57,7 @@ def fit(
     config: TrainConfig,
     *,
     mesh: Mesh,
+    row_numbers: Callable[[int], np.ndarray],
     tokens_per_step: int = 0,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     schedule: Callable[[int], Any] | None = None,
@@ -60,63 +68,79 @@ def fit(
     """Takes `state` to `config.steps`, from wherever it stands.
 
     The metrics of step t-1 are fetched after step t has been dispatched, so the devices never
-    wait for the host. Ctrl-C writes a checkpoint before it ends the run.
+    wait for the host. Ctrl-C and SIGTERM write a checkpoint before they end the run.
 
     Args:
       step: `(state, batch) -> (state, metrics)`, jitted; metrics are (sum, count) pairs.
       batch_at: this process's rows of the batch of a step.
+      row_numbers: which rows of the data the batch of a step has, to name those of a bad step.
       tokens_per_step: for `tokens_per_second`, unless the metrics have their own `tokens`.
       evaluate: gives held-out metrics, written under `eval/`.
       schedule: learning rate of an update number, written as `lr`.
       headline: the metrics that the progress bar shows.
       derive: further metrics, formed from the means (a perplexity, a rate).
       finish: applied to the state after the last step, before it is evaluated and saved.
+
+    Raises:
+      UserError: after `config.most_skipped` skipped steps in a row.
     """
+    if run.replay:
+        replay(run, state, step, batch_at, mesh=mesh, row_numbers=row_numbers)
     start = int(state.step)
     pending: tuple[int, dict] | None = None
+    skipped = 0  # steps in a row
     clock = _Clock(tokens_per_step)
 
     def log(number: int, metrics: dict) -> None:
-        values = mean(jax.device_get(metrics))
+        nonlocal skipped
+        wanted = {name: pair for name, pair in metrics.items() if not name.startswith(TENSOR)}
+        values = mean(jax.device_get(wanted))
         values |= clock.lap(number, values.pop("tokens", None))
         if schedule is not None:
             values["lr"] = float(schedule(number - 1))
         values |= derive(values)
         shown = {name.split("/")[-1]: values[name] for name in headline}
         progress.update(number, **shown, tokens_per_second=values["tokens_per_second"])
-        if number % config.log_every == 0 or number in (1, config.steps):
+        skipped = skipped + 1 if values["skipped"] else 0
+        if skipped or number % config.log_every == 0 or number in (1, config.steps):
             run.metrics.write(number, values)
+        if skipped == config.most_skipped:
+            first = number - skipped + 1
+            raise UserError(
+                f"{run.name}: steps {first} to {number} had a loss or gradient that is not finite "
+                f"and were skipped; the last good checkpoint is {run.checkpoints.newest()}; step "
+                f"{first} {origin(run, first, row_numbers)}; add --replay {first} to the command "
+                "to see which tensors are not finite"
+            )
 
-    with Progress(run.name, config.steps, done=start) as progress, jax.set_mesh(mesh):
-        try:
-            for number in range(start + 1, config.steps + 1):
-                state, metrics = step(state, pipeline.place(batch_at(number - 1), mesh))
-                if pending:
-                    log(*pending)
-                pending = (number, metrics)
-                last = number == config.steps
-                if finish and last:
-                    state = finish(state)
-                if evaluate and (last or number % config.evaluate_every == 0):
-                    held_out = evaluate(state)
-                    run.metrics.write(number, {f"eval/{k}": v for k, v in held_out.items()})
-                    clock.skip()
-                if last or number % config.checkpoint_every == 0:
-                    run.checkpoints.save(number, state)
+    quiet = not distributed.is_main()
+    with Progress(run.name, config.steps, done=start, quiet=quiet) as progress, jax.set_mesh(mesh):
+        for number in range(start + 1, config.steps + 1):
+            state, metrics = step(state, pipeline.place(batch_at(number - 1), mesh))
             if pending:
                 log(*pending)
-        except KeyboardInterrupt:
-            if pending:
-                log(*pending)
-            _save_where_it_stands(run, state, start)
-            raise
+            pending = (number, metrics)
+            last, stop = number == config.steps, run.stop.wanted()
+            due = last or number % config.evaluate_every == 0
+            save = last or stop or number % config.checkpoint_every == 0
+            if due or save:
+                log(*pending)  # so that no checkpoint is ahead of the metrics
+                pending = None
+            if finish and last:
+                state = finish(state)
+            if evaluate and due:
+                held_out = evaluate(state)
+                run.metrics.write(number, {f"eval/{k}": v for k, v in held_out.items()})
+            if save and (last or stop or not skipped):
+                run.checkpoints.save(number, state)
+            if due or save:
+                clock.skip()
+            if stop and not last:
+                distributed.say(
+                    f"{run.name}: stopped after step {number:,}; the same command resumes"
+                )
+                run.stop.end()
     return state
-
-
-def _save_where_it_stands(run: Run, state: TrainState, start: int) -> None:
-    reached = int(state.step)
-    if reached > start and reached != run.checkpoints.latest_step:
-        run.checkpoints.save(reached, state)
 
 
 class _Clock:

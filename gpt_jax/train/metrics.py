@@ -1,7 +1,7 @@
 """Metrics: one JSON object per line in `metrics.jsonl`, and optionally TensorBoard and W&B.
 
-The JSONL file is the record; the other two are mirrors of it. Every line is flushed as it is
-written, so a killed run loses at most the line in flight, and a resumed run cuts the file back to
+The JSONL file is the record; the other two are mirrors of it. Every line is written
+at once, so a killed run loses at most the line in flight, and a resumed run cuts the file back to
 its checkpoint with `truncate` before it writes those steps again.
 
 JSON has no NaN and no infinity, and a diverged run is exactly the one worth reading, so non-finite
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt_jax.errors import UserError
+from gpt_jax.files import unwritable, write_text
 
 FILE = "metrics.jsonl"
 
@@ -74,24 +75,42 @@ class MetricWriter:
         folder: the stage's folder, made if need be.
         tensorboard: also write event files to `folder/tensorboard`.
         wandb: also log to Weights & Biases; a resumed folder continues the same W&B run.
+        silent: write nothing at all (of many processes, one writes).
 
     Raises:
-        UserError: an optional writer is asked for and not installed.
+        UserError: an optional writer is asked for and not installed, or a row cannot be written.
     """
 
-    def __init__(self, folder: str | Path, tensorboard: bool = False, wandb: bool = False):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: str | Path,
+        tensorboard: bool = False,
+        wandb: bool = False,
+        silent: bool = False,
+    ):
+        self.folder, self.silent = Path(folder), silent
         self.path = self.folder / FILE
+        self._file = self._tensorboard = self._wandb = None
+        if silent:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._tensorboard = _open_tensorboard(self.folder) if tensorboard else None
-        self._wandb = _open_wandb(self.folder) if wandb else None
+        self._file = self.path.open("ab", buffering=0)
+        if tensorboard:
+            self._tensorboard = _open_tensorboard(self.folder)
+        if wandb:
+            self._wandb = _open_wandb(self.folder)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one row and flushes it. `values` are scalars: Python, NumPy or JAX."""
-        self._file.write(_format(step, values))
-        self._file.flush()
+        """Appends one row, at once. `values` are scalars: Python, NumPy or JAX."""
+        if self.silent:
+            return
+        row = _format(step, values).encode()
+        try:
+            while row:  # a disk that fills up takes a part of it
+                row = row[self._file.write(row) :]
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         if self._tensorboard:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, float(value), step)
@@ -104,16 +123,16 @@ class MetricWriter:
         The old file is replaced in one move, so being killed in here loses nothing. The mirrors
         are append-only: TensorBoard shows the rewritten steps twice, W&B keeps the first version.
         """
+        if self.silent:
+            return
         rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
         self._file.close()
-        fresh = self.path.with_suffix(".tmp")
-        lines = (_format(row.pop("step"), row) for row in rows)
-        fresh.write_text("".join(lines), encoding="utf-8")
-        os.replace(fresh, self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        write_text(self.path, "".join(_format(row.pop("step"), row) for row in rows))
+        self._file = self.path.open("ab", buffering=0)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:

@@ -29,10 +29,11 @@ class Progress:
         stage: the name in front.
         total: the number of steps of the whole stage.
         done: the steps a resumed run has behind it; they count as done, not as speed.
+        quiet: show nothing (of many processes, one does).
     """
 
-    def __init__(self, stage: str, total: int, done: int = 0):
-        self.stage, self.total, self.step = stage, total, done
+    def __init__(self, stage: str, total: int, done: int = 0, quiet: bool = False):
+        self.stage, self.total, self.step, self.quiet = stage, total, done, quiet
         self._values: dict[str, float] = {}
         self._started = self._shown_at = time.monotonic()
         # Speed is measured from the end of the first step: the step before that compiles.
@@ -42,6 +43,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         console = rich.get_console()
+        if self.quiet:
+            return self
         if console.is_jupyter:
             from IPython.display import display
 
@@ -81,6 +84,8 @@ class Progress:
             self._show(time.monotonic())
 
     def _show(self, now: float) -> None:
+        if self.quiet:
+            return
         self._shown_at, self._shown_step = now, self.step
         if self._handle:
             self._handle.update(self._notebook_line())

@@ -10,65 +10,92 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
 from gpt_jax.train.metrics import MetricWriter
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.stop import Stop
 
 FINISHED = "finished"  # an empty file: this stage needs nothing more
+HOW = ("run_dir", "coordinator", "processes", "process_id", "replay")  # how a run is made, not what
 
 
 def is_finished(name: str, config: Common) -> bool:
     """Whether `config.run_dir` holds a finished run of this very configuration (and says so)."""
     folder = Path(config.run_dir)
-    if not (folder / FINISHED).is_file():
+    if not distributed.agree((folder / FINISHED).is_file()):
         return False
     record_config(folder, config)
-    print(f"{name}: {folder} is already finished", flush=True)
+    distributed.say(f"{name}: {folder} is already finished")
     return True
 
 
 class Run:
     """`with Run(name, config) as run:` opens a stage's folder, new or to be resumed.
 
+    Within it, Ctrl-C and SIGTERM only set `run.stop`. Process 0 alone writes `metrics`.
+
     Attributes:
       name: of the stage, for people.
+      seed: of everything random.
       folder: where `config.json`, `metrics.jsonl` and `checkpoints/` lie.
       metrics: the MetricWriter.
       checkpoints: the Checkpoints.
+      stop: whether a signal asked the run to end.
+      replay: the step to look at instead of training, or None.
     """
 
     def __init__(self, name: str, config: Common):
-        self.name = name
+        self.name, self.seed, self.replay = name, config.seed, config.replay
         self.folder = Path(config.run_dir)
         record_config(self.folder, config)
         self.checkpoints = Checkpoints(self.folder)
-        self.metrics = MetricWriter(self.folder, tensorboard=config.tensorboard, wandb=config.wandb)
+        self.metrics = MetricWriter(
+            self.folder,
+            tensorboard=config.tensorboard,
+            wandb=config.wandb,
+            silent=not distributed.is_main(),
+        )
+        self.stop = Stop()
 
     def __enter__(self) -> Run:
+        self.stop.__enter__()
         return self
 
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        self.checkpoints.close()
-        self.metrics.close()
+    def __exit__(self, error_type: type | None, *rest: object) -> None:
+        try:
+            self.checkpoints.close()
+        finally:
+            self.metrics.close()
         if error_type is None:
-            write_report(self.folder)
-            (self.folder / FINISHED).touch()
+            distributed.on_main(self._finish)
+        self.stop.__exit__(error_type, *rest)
+
+    def _finish(self) -> None:
+        write_report(self.folder)
+        files.write_text(self.folder / FINISHED, "")
 
     def restore_or_create(
         self, init: Callable[..., TrainState], *args: Any, mesh: Mesh
     ) -> TrainState:
-        """The newest checkpoint's state if there is one (and says so), else `init(*args)`."""
-        step = self.checkpoints.latest_step
-        if step is None:
-            self.metrics.truncate(-1)
+        """The newest checkpoint's state if there is one (and says so), else `init(*args)`.
+
+        To replay a step it is the newest before that step.
+        """
+        steps = [s for s in self.checkpoints.steps() if s < (self.replay or s + 1)]
+        step = distributed.agree(max(steps, default=-1))
+        if not self.replay:
+            self.metrics.truncate(step)
+        if step < 0:
             return states.create(init, *args, mesh=mesh)
-        state = self.checkpoints.restore(states.abstract(init, *args, mesh=mesh))
-        self.metrics.truncate(step)
-        print(f"{self.name}: resuming {self.folder} from step {step:,}", flush=True)
+        state = self.checkpoints.restore(step, states.abstract(init, *args, mesh=mesh))
+        if not self.replay:
+            distributed.say(f"{self.name}: resuming {self.folder} from step {step:,}")
         return state
 
 
@@ -80,9 +107,12 @@ def record_config(folder: Path, config: Any) -> None:
         folder would make neither reproducible.
     """
     path = folder / "config.json"
-    fresh = dataclasses.asdict(config)
-    fresh.pop("run_dir")  # a folder may be moved
-    if path.is_file():
+    fresh = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
+
+    def write_or_compare() -> None:
+        if not path.is_file():
+            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
+            return
         try:
             old = json.loads(path.read_text())
         except ValueError as error:
@@ -95,14 +125,8 @@ def record_config(folder: Path, config: Any) -> None:
                 f"{folder} was made with another configuration ({difference}); choose another "
                 "--run-dir, or give the options it was made with"
             )
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(fresh, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); choose another --run-dir"
-        ) from error
+
+    distributed.on_main(write_or_compare)
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> str | None:

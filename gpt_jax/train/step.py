@@ -13,6 +13,7 @@ import optax
 from gpt_jax import keys
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import Loss, Metrics
+from gpt_jax.train.finite import update_if_finite
 from gpt_jax.train.state import TrainState
 
 LossFn = Callable[[dict, Any, jax.Array], Loss]
@@ -38,6 +39,9 @@ def make_train_step(
 ) -> Step:
     """Returns `train_step(state, batch) -> (state, metrics)`; the old state is donated.
 
+    A step whose loss or gradient is not finite changes nothing but the step's number, and says so
+    in the metric `skipped`.
+
     Args:
       loss: `loss(params, batch, key) -> (numerator, denominator, metrics)`. Numerators and
         denominators are summed over micro-batches and devices and divided once, so neither
@@ -52,8 +56,8 @@ def make_train_step(
             total, count, metrics = loss(params, batch, key)
             return total, (count, metrics)
 
-        (_, (count, metrics)), grads = jax.value_and_grad(numerator, has_aux=True)(params)
-        return grads, count, metrics
+        (total, (count, metrics)), grads = jax.value_and_grad(numerator, has_aux=True)(params)
+        return grads, total, count, metrics
 
     def accumulated(params, batch, key):
         if accumulate == 1:
@@ -82,11 +86,11 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = keys.derive(seed, state.step, "loss")
-        grads, count, metrics = accumulated(state.params, batch, key)
+        grads, total, count, metrics = accumulated(state.params, batch, key)
         grads = jax.tree.map(lambda g: g / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
-        return TrainState(state.step + 1, params, opt_state, state.extras), metrics
+        params, opt_state, more = update_if_finite(
+            optimizer, total, grads, state.params, state.opt_state
+        )
+        return TrainState(state.step + 1, params, opt_state, state.extras), metrics | more
 
     return train_step

@@ -116,11 +116,11 @@ def test_batches_are_a_function_of_the_step_alone():
 
 
 def test_processes_share_one_global_batch():
-    whole = pipeline.make_batch_at(rows_of(20), 8, 0, process_index=0, process_count=1)(3)
-    parts = [pipeline.make_batch_at(rows_of(20), 8, 0, i, 4)(3).tokens_BT for i in range(4)]
+    whole = pipeline.make_batch_at(rows_of(20), 8, 0)(3)
+    parts = [pipeline.make_batch_at(rows_of(20), 8, 0, (i, 4))(3).tokens_BT for i in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts), whole.tokens_BT)
     with pytest.raises(UserError, match="does not divide over 3 processes"):
-        pipeline.make_batch_at(rows_of(20), 8, 0, 0, 3)
+        pipeline.make_batch_at(rows_of(20), 8, 0, (0, 3))
 
 
 def test_rows_are_filled_with_empty_ones():

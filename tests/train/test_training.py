@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import signal
 
 import chex
 import jax
@@ -78,26 +79,42 @@ def setup(steps=6, batch=4):
     return create, make_train_step(loss, optimizer), pipeline.make_batch_at(rows, batch, 0)
 
 
-def train(folder, steps, stop_at=None, config_steps=6):
+def train(folder, steps, stop_at=None, stop_by=signal.SIGINT, config_steps=6):
     create, step, batch_at = setup(config_steps)
     mesh = make_mesh(ONE)
 
     def interrupted(number):
         if number == stop_at:
-            raise KeyboardInterrupt
+            signal.raise_signal(stop_by)
         return batch_at(number)
 
     with Run("test", Config(run_dir=str(folder))) as run:
         state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
         config = TrainConfig(steps=steps, log_every=1, checkpoint_every=2)
-        return fit(run, state, step, interrupted, config, mesh=mesh, tokens_per_step=80)
+        return fit(
+            run,
+            state,
+            step,
+            interrupted,
+            config,
+            mesh=mesh,
+            row_numbers=batch_at.numbers,
+            tokens_per_step=80,
+        )
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ends_in"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number, ends_in):
+    """Step 4 is the one in flight: it is finished, logged and saved."""
     whole = train(tmp_path / "whole", 6)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "broken", 6, stop_at=3)
-    assert Checkpoints(tmp_path / "broken").latest_step == 3
+    handler = signal.getsignal(number)
+    with pytest.raises(ends_in) as ended:
+        train(tmp_path / "broken", 6, stop_at=3, stop_by=number)
+    assert number == signal.SIGINT or ended.value.code == 0
+    assert signal.getsignal(number) == handler
+    assert Checkpoints(tmp_path / "broken").steps() == [2, 4]
     resumed = train(tmp_path / "broken", 6)
     chex.assert_trees_all_equal(whole.params, resumed.params)
     steps = [row["step"] for row in read_metrics(tmp_path / "broken")]
@@ -137,7 +154,7 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
         checkpoints.save(1, state)
         checkpoints.close()
         wanted = states.abstract(create, jax.random.key(0), mesh=target)
-        restored = Checkpoints(tmp_path / name).restore(wanted)
+        restored = Checkpoints(tmp_path / name).restore(1, wanted)
         chex.assert_trees_all_equal(state, restored)
         for leaf, struct in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
             assert leaf.sharding == struct.sharding

@@ -1,0 +1,30 @@
+"""Writing small files so that a run that is killed, or a disk that is full, breaks none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpt_jax.errors import UserError
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Puts `text` in the place of the file in one move; on an error the old file stays.
+
+    Raises:
+      UserError: naming the file, if it cannot be written.
+    """
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: str | Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be written ({error.strerror}); make room or choose another folder, then "
+        "run the same command again"
+    )

@@ -1,0 +1,103 @@
+"""Many hosts: the same program runs once on each, and all of it is `jax.jit` over one mesh.
+
+A collective waits for every process, so whatever decides between two ways through the program must
+come out alike on all: `agree` and `on_main` are for what only one of them can know. Files are
+written by process 0 and read by all: the run folder lies on a file system that all hosts share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from gpt_jax.errors import UserError
+
+# What `srun` tells a process about itself.
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def start(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Joins this process to the others; call it before the first JAX computation.
+
+    Args:
+      coordinator: `host:port` of process 0; `auto` takes all three from the environment (Cloud
+        TPU, Slurm, GKE; JAX knows how); None does so where the environment names many processes,
+        and else leaves this process alone.
+      processes, process_id: how many there are, and which one this is; only with `host:port`.
+
+    Raises:
+      UserError: if the three do not fit together, or the others cannot be reached.
+    """
+    if coordinator is None and (processes, process_id) == (None, None):
+        if not among_many(os.environ):
+            return
+        coordinator = "auto"
+    given = {} if coordinator == "auto" else {"coordinator_address": coordinator}
+    given |= {"num_processes": processes, "process_id": process_id} if given else {}
+    if None in given.values() or (not given and (processes, process_id) != (None, None)):
+        raise UserError(
+            "--coordinator HOST:PORT, --processes and --process-id go together (on Cloud TPU, "
+            "Slurm and GKE `--coordinator auto` stands alone); give all three"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes of this run did not meet ({str(error).splitlines()[0][:200]}); see "
+            "that all of them are started, and that --coordinator can be reached from each"
+        ) from error
+
+
+def among_many(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm or GKE (on TPU) says that this process is one of several.
+
+    A Cloud TPU VM says nothing that can be asked for in passing; there it takes `auto`.
+    """
+    slurm = all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1
+    return slurm or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_main() -> bool:
+    """Whether this process writes the logs."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints on process 0."""
+    if is_main():
+        print(text, flush=True)
+
+
+def agree(value: int) -> int:
+    """Process 0's value, on every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(value))
+
+
+def on_main(action: Callable[[], Any]) -> None:
+    """Runs `action` on process 0 while the others wait for it.
+
+    Raises:
+      UserError: on every process, if `action` raised one.
+    """
+    failure = None
+    if is_main():
+        try:
+            action()
+        except UserError as error:
+            failure = error
+    if agree(failure is not None):
+        raise failure or UserError("process 0 could not go on; its message says why")
+
+
+def fetch(tree: Any) -> Any:
+    """The whole arrays as NumPy, on every process; all must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,46 @@
+"""One optimizer update, unless the loss or a gradient is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt_jax.losses.lm import Metrics
+from gpt_jax.parallel.rules import path_name
+
+TENSOR = "grad_norm/"  # metrics of this name tell which tensor of a skipped step is not finite
+
+
+def update_if_finite(
+    optimizer: optax.GradientTransformation,
+    loss: jax.Array,
+    grads: Any,
+    params: Any,
+    opt_state: Any,
+) -> tuple[Any, Any, Metrics]:
+    """Returns new parameters and optimizer state, or the old ones if any number is not finite.
+
+    The choice is a `where` in the loop that writes the new arrays, which reads the old ones
+    anyway: a `cond` would keep two copies of the state.
+
+    Args:
+      loss: what the gradients are of, scalar.
+      grads: a tree like `params`.
+
+    Returns:
+      params, opt_state: as they were where the update is skipped, Adam's count included.
+      metrics: `skipped` (1 or 0), `grad_norm`, and `grad_norm/PATH` of every tensor.
+    """
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    new = (optax.apply_updates(params, updates), new_opt_state)
+    params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
+    metrics = {"skipped": (1.0 - finite, 1.0), "grad_norm": (grad_norm, 1.0)} | {
+        TENSOR + path_name(path): (optax.tree.norm(grad), 1.0)
+        for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+    }
+    return params, opt_state, metrics
