@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention import pallas_gpu, reference, xla
+from gpt_jax.kernels.attention import mosaic_gpu, pallas_gpu, reference, xla
 from gpt_jax.kernels.attention.scores import Options
 
-Implementation = Literal["reference", "xla", "pallas_gpu"]
+Implementation = Literal["reference", "xla", "pallas_gpu", "mosaic_gpu"]
 
 # Each module has `forward` and `backward`, with the arguments that xla.py's have, and each but
 # xla.py has `takes(q_BTNH, k_BSKH, options)`, which says whether it can.
-KERNELS = {"xla": xla, "pallas_gpu": pallas_gpu}
+KERNELS = {"xla": xla, "pallas_gpu": pallas_gpu, "mosaic_gpu": mosaic_gpu}
 # What `implementation=None` tries on a platform before "xla".
 PREFERRED: dict[str, str] = {}
 

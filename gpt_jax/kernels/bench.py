@@ -1,0 +1,301 @@
+"""The speed of every kernel on the device at hand, against what a user would take instead.
+
+    python -m gpt_jax.kernels.bench
+    python -m gpt_jax.kernels.bench --output bench.json
+    python -m gpt_jax.kernels.bench --refresh-blocks        # measure tiles for Triton attention
+
+On a CPU the shapes are small and it takes a minute; on a GPU or TPU they are those of training.
+Every contestant is first held against float32; one that is wrong is not timed. Then they take
+turns, so that whatever else the machine does falls on all alike. The table gives medians over the
+rounds; "share" is of the ceiling measured in the same run (a large matmul, a large copy), "MiB"
+the scratch memory of the program, and "ours is" the median of the rounds' own ratios: above 1
+where `gpt_jax`, what `implementation=None` picks, is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gpt_jax.errors import UserError
+from gpt_jax.kernels.attention import attention, pallas_gpu, triton
+from gpt_jax.kernels.attention.api import KERNELS, make_options
+from gpt_jax.kernels.decode_attention import decode_attention
+from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy
+from gpt_jax.kernels.timing import Case, Result, finish, measure, measure_ceilings, take_turns
+
+ROUNDS = 11
+# (B, T, N, K, H) of attention, (B, S, N, K, H) of decoding, (M, D, V) of the loss.
+SMALL = [(2, 256, 4, 2, 64)], [(4, 512, 4, 2, 64)], [(512, 128, 1024)]
+LARGE = (
+    [
+        (16384 // T, T, *heads)
+        for heads in ((32, 32, 64), (16, 16, 128), (32, 8, 128))
+        for T in (1024, 4096, 8192, 16384)
+    ],
+    [(64, 4096, 32, 8, 128)],
+    [(16384, 768, 50304), (16384, 4096, 151936)],
+)
+OUR_KERNELS = {"cpu": (), "gpu": ("pallas_gpu", "mosaic_gpu"), "tpu": ("pallas_tpu",)}
+
+
+def main(rounds: int = ROUNDS, output: Path | None = None) -> list[Result]:
+    """Prints the table and returns its lines."""
+    device = jax.devices()[0]
+    small = device.platform == "cpu"
+    dtype = jnp.dtype("float32" if small else "bfloat16")
+    attention_sizes, decoding_sizes, loss_sizes = SMALL if small else LARGE
+    ceilings = measure_ceilings(1024 if small else 8192, dtype, rounds)
+    title = (
+        f"{device.device_kind}, JAX {jax.__version__}, {time.strftime('%Y-%m-%d')}, {dtype}; "
+        f"ceilings {ceilings['TFLOP/s'] / 1e12:.3g} TFLOP/s, {ceilings['GB/s'] / 1e9:.4g} GB/s"
+    )
+    results = []
+    for case in itertools.chain(
+        *(attention_cases(*size, dtype) for size in attention_sizes),
+        (decoding_case(*size, dtype) for size in decoding_sizes),
+        (loss_case(*size, dtype) for size in loss_sizes),
+    ):
+        print(case.name, file=sys.stderr, flush=True)
+        results += [(case, result) for result in measure(case, ceilings, rounds)]
+    Console(width=max(110, Console().width)).print(as_table(title, results))
+    lines = [result for _, result in results]
+    if output:
+        report = {"title": title, "ceilings": ceilings, "results": [x._asdict() for x in lines]}
+        output.write_text(json.dumps(report, indent=1) + "\n")
+    return lines
+
+
+def attention_cases(B: int, T: int, N: int, K: int, H: int, dtype) -> list[Case]:
+    """Causal self-attention over one document: forward, and forward with all gradients."""
+    arrays = normal(dtype, (B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H))
+    segments_BT = jnp.ones((B, T), jnp.int32)
+
+    def ours(q, k, v, implementation=None):
+        return attention(
+            q,
+            k,
+            v,
+            q_segment_ids_BT=segments_BT,
+            kv_segment_ids_BS=segments_BT,
+            implementation=implementation,
+        )
+
+    def pallas_ops(q, k, v):
+        from jax.experimental.pallas.ops.gpu.attention import mha
+
+        k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
+        return mha(q, k, v, segment_ids=None, sm_scale=H**-0.5, causal=True)
+
+    options = make_options(arrays[0], True, None, None, None)
+    names = OUR_KERNELS[jax.devices()[0].platform]
+    names = [name for name in names if KERNELS[name].takes(*arrays[:2], options)]
+    by_xla = functools.partial(ours, implementation="xla")
+    forwards = {"gpt_jax": ours}
+    forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
+    forwards |= {"  xla": by_xla} | jax_nn(is_causal=True) | {"jax.experimental": pallas_ops}
+    torch_forward, torch_both = torch_attention(*arrays, causal=True)
+    operations = 2 * B * N * T * T * H  # Two matmuls, half of whose products are hidden.
+    shape = f"B {B} T {T} N {N}/{K} H {H}"
+    return [
+        Case(
+            f"attention, forward, {shape}",
+            operations,
+            "TFLOP/s",
+            arrays[:3],
+            by_xla,
+            forwards,
+            {"PyTorch SDPA": torch_forward},
+        ),
+        Case(
+            f"attention, forward + backward, {shape}",
+            3.5 * operations,
+            "TFLOP/s",
+            arrays,
+            with_gradients(by_xla),
+            {name: with_gradients(function) for name, function in forwards.items()},
+            {"PyTorch SDPA": torch_both},
+        ),
+    ]
+
+
+def decoding_case(B: int, S: int, N: int, K: int, H: int, dtype) -> Case:
+    """One new token per row against a full cache; counts the bytes of the cache."""
+    arrays = normal(dtype, (B, 1, N, H), (B, S, K, H), (B, S, K, H))
+    ours = functools.partial(decode_attention, lengths_B=S)
+    by_xla = functools.partial(ours, implementation="xla")
+    torch_forward, _ = torch_attention(*arrays, arrays[0], causal=False)
+    return Case(
+        f"decode_attention, B {B} S {S} N {N}/{K} H {H}",
+        arrays[1].nbytes + arrays[2].nbytes,
+        "GB/s",
+        arrays,
+        by_xla,
+        {"gpt_jax": ours, "  xla": by_xla} | jax_nn(),
+        {"PyTorch SDPA": torch_forward},
+    )
+
+
+def loss_case(M: int, D: int, V: int, dtype) -> Case:
+    """Log-probabilities of M tokens with their gradients, against the logits written out."""
+    hidden_MD, unembed_VD, weights_M = normal(dtype, (M, D), (V, D), (M,))
+    targets_M = jax.random.randint(jax.random.key(1), (M,), 0, V)
+
+    def ours(hidden, unembed):
+        return linear_cross_entropy(hidden, unembed, targets_M)[0]
+
+    def unfused(hidden, unembed):
+        logits = jnp.einsum("MD,VD->MV", hidden, unembed, preferred_element_type=jnp.float32)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), targets_M[:, None], axis=1)[:, 0]
+
+    return Case(
+        f"linear_cross_entropy, forward + backward, M {M} D {D} V {V}",
+        6 * M * D * V,
+        "TFLOP/s",
+        (hidden_MD, unembed_VD * D**-0.5, weights_M),
+        with_gradients(ours),
+        {"gpt_jax": with_gradients(ours), "logits written out": with_gradients(unfused)},
+        {},
+    )
+
+
+def normal(dtype, *shapes) -> tuple[jax.Array, ...]:
+    return tuple(
+        jax.random.normal(jax.random.key(seed), shape, dtype) for seed, shape in enumerate(shapes)
+    )
+
+
+def with_gradients(function: Callable) -> Callable:
+    """(inputs, dout) -> (out, gradients of the inputs)."""
+
+    def run(*arguments):
+        *inputs, dout = arguments
+        out, pullback = jax.vjp(function, *inputs)
+        return out, *pullback(dout.astype(out.dtype))
+
+    return run
+
+
+def jax_nn(**options) -> dict[str, Callable]:
+    function = functools.partial(jax.nn.dot_product_attention, **options)
+    return {
+        f"jax.nn, {name}": functools.partial(function, implementation=name)
+        for name in ("cudnn", "xla")
+    }
+
+
+def torch_attention(q, k, v, dout, causal: bool) -> tuple[Callable, Callable]:
+    """PyTorch's attention on the same numbers: forward, and with gradients."""
+
+    @functools.cache
+    def tensors():
+        import torch
+
+        platform = jax.default_backend()
+        if not (platform == "cpu" or (platform == "gpu" and torch.cuda.is_available())):
+            raise RuntimeError(f"this PyTorch does not reach the {platform}")
+        how = {"dtype": getattr(torch, q.dtype.name), "device": {"gpu": "cuda"}.get(platform)}
+        arrays = [np.asarray(x, np.float32) for x in (q, k, v, dout)]
+        return [torch.tensor(x, **how).transpose(1, 2).requires_grad_() for x in arrays]
+
+    def attend(q, k, v):
+        from torch.nn.functional import scaled_dot_product_attention
+
+        grouped = q.shape[1] != k.shape[1]
+        return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+
+    def forward(*_):
+        return attend(*(x.detach() for x in tensors()[:3])).transpose(1, 2)
+
+    def both(*_):
+        import torch
+
+        *inputs, dout = tensors()
+        out = attend(*inputs)
+        gradients = torch.autograd.grad(out, inputs, dout)
+        return tuple(x.detach().transpose(1, 2) for x in (out, *gradients))
+
+    return forward, both
+
+
+def as_table(title: str, results: list[tuple[Case, Result]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(no_wrap=True)
+    for heading in ("ms", "rate", "share", "ours is", "MiB"):
+        table.add_column(heading, justify="right")
+    for case, group in itertools.groupby(results, key=lambda pair: pair[0]):
+        table.add_section()
+        table.add_row(f"[bold]{case.name}[/bold]")
+        for _, line in group:
+            if line.seconds is None:
+                table.add_row(f"  {line.contestant}: {line.note}")
+                continue
+            rate = line.rate / (1e12 if case.unit == "TFLOP/s" else 1e9)
+            table.add_row(
+                f"  {line.contestant}",
+                f"{1e3 * line.seconds:.3f}",
+                f"{rate:.3g} {case.unit}",
+                f"{line.share:.0%}",
+                "" if line.ours_is is None else f"{line.ours_is:.2f}x",
+                "" if line.mebibytes is None else f"{line.mebibytes:.1f}",
+            )
+    return table
+
+
+def refresh_blocks(rounds: int) -> None:
+    """Prints the lines of `pallas_gpu.TRITON_BLOCKS` with the fastest tiles of this GPU."""
+    if jax.default_backend() != "gpu":
+        raise UserError("Triton's tiles are measured on a GPU; run --refresh-blocks where one is")
+    tiles = (16, 32, 64, 128)
+    candidates = list(itertools.product(tiles, tiles, (4, 8), (1, 2, 3)))
+    for H, size in pallas_gpu.TRITON_BLOCKS:
+        q, k, v, dout = normal(jnp.bfloat16 if size == 2 else jnp.float32, *[(2, 4096, 16, H)] * 4)
+        segments_BT = jnp.ones((2, 4096), jnp.int32)
+        mask = (segments_BT, segments_BT, 0, None, make_options(q, True, None, None, None))
+        out, lse = pallas_gpu.forward(q, k, v, *mask)
+        fastest = []
+        for function, arguments in (
+            (triton.forward, (q, k, v, *mask)),
+            (triton.backward, (q, k, v, *mask, out, lse, dout)),
+        ):
+            calls = {}
+            for blocks in candidates:
+                call = jax.jit(functools.partial(function, *arguments, blocks=blocks))
+                try:
+                    finish(call())
+                except jax.errors.JaxRuntimeError:  # These tiles do not fit on the chip.
+                    continue
+                calls[blocks] = call
+            turns = take_turns(calls, rounds)
+            fastest.append(min(turns, key=lambda blocks: statistics.median(turns[blocks])))
+        print(f"    ({H}, {size}): {tuple(fastest)},", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m gpt_jax.kernels.bench", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contestant")
+    parser.add_argument("--output", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--refresh-blocks", action="store_true", help="measure Triton's tiles")
+    given = parser.parse_args()
+    try:
+        if given.refresh_blocks:
+            refresh_blocks(given.rounds)
+        else:
+            main(given.rounds, given.output)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

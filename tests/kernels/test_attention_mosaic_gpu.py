@@ -1,0 +1,72 @@
+"""The Hopper kernels in JAX's interpreter of GPU threads and barriers, against dense float64.
+
+The interpreter is private to JAX and knows only a part of Mosaic GPU; what it lacks is replaced
+here by its meaning: register layouts by nothing, wgmma by a matmul. The copies, the barriers, the
+indices and the arithmetic are the kernels' own, and accesses that race are reported.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gpt_jax.kernels.attention import mosaic_gpu
+from gpt_jax.kernels.attention.scores import Options
+from tests.kernels.test_attention_gpu import dense, draw, error
+
+interpret = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call")
+params = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.params")
+
+OPTIONS = Options(causal=True, window=None, softcap=None, scale=0.125)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    def matrix(x):
+        return x[0][...].T if isinstance(x, tuple) else x[...]
+
+    def product(a, b, _):
+        return jnp.dot(matrix(a), matrix(b), preferred_element_type=jnp.float32)
+
+    for name, meaning in {
+        "_transposed": lambda ref: (ref,),
+        "_product": product,
+        "_accumulate": lambda acc, a, b: acc + product(a, b, acc.shape),
+        "_filled": lambda shape, value: jnp.full(shape, value, jnp.float32),
+        "_load": lambda ref, _: ref[...],
+        "_iota": lambda shape, axis: jax.lax.broadcasted_iota(jnp.int32, shape, axis),
+    }.items():
+        monkeypatch.setattr(mosaic_gpu, name, meaning)
+    with params.force_gpu_interpret_mode(params.InterpretGPUParams(detect_races=True)):
+        yield
+
+
+def test_kernels_equal_dense_float64_without_races(on_cpu):
+    """Two heads to a key, four tiles through two slots, three documents, queries at an offset.
+
+    Break it: let the copies not wait for a free slot, or the masks not see `q_offset`.
+    """
+    (q, k, v, dout), q_segments, kv_segments = draw(1, 128, 256, 2, 1, 64, "bfloat16", 3)
+    mask = (q_segments, kv_segments, jnp.int32(128), None, OPTIONS)
+
+    @jax.jit
+    def run(q, k, v, dout):
+        out, lse = mosaic_gpu.forward(q, k, v, *mask, blocks=(64, 2))
+        return out, lse, *mosaic_gpu.backward(q, k, v, *mask, out, lse, dout)
+
+    exact = dense(q, k, v, dout, *mask)
+    limits = (5e-3, 1e-5, 1e-2, 1e-2, 1e-2)
+    for ours, expected, limit in zip(run(q, k, v, dout), exact, limits):
+        assert error(ours, expected) <= limit
+    assert not interpret.get_races().races_found
+
+
+def test_other_shapes_are_left_to_triton():
+    def takes(T=256, H=64, dtype=jnp.bfloat16, options=OPTIONS):
+        q = jax.ShapeDtypeStruct((1, T, 2, H), dtype)
+        return mosaic_gpu.takes(q, q, options)
+
+    assert takes() and takes(H=128)
+    assert not takes(T=200) and not takes(H=80) and not takes(dtype=jnp.float32)
+    assert not takes(options=dataclasses.replace(OPTIONS, softcap=30.0))
