@@ -71,3 +71,9 @@ def test_the_tpu_kernel_compiles_and_copies_no_cache(shape):
 def test_the_tpu_kernel_compiles_for_other_chips(chip, shape):
     memory = compile_for(targets.devices(chip)[0], "pallas_tpu", **SHAPES[shape])
     assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 20
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_gpu_kernel_compiles_and_copies_no_cache(shape):
+    memory = compile_for(targets.devices("h100:1")[0], "pallas_gpu", **SHAPES[shape])
+    assert memory.temp_size_in_bytes < memory.argument_size_in_bytes / 20

@@ -14,7 +14,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.kernels.decode_attention import decode_attention, quantize
 
 # On a CPU the kernels run in Pallas's interpreter.
-IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu")
+IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
 
 
 def naive(q, k, v, lengths, q_segments, kv_segments, window=None, softcap=None):
@@ -107,7 +107,7 @@ def error(out, expected):
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1.0, 100.0]))
 def test_float32_equals_a_float64_loop(implementation, shape, seed, size):
-    """Break it: `index <= own_index` -> `<` in a kernel, or drop the page table's clamp."""
+    """Break it: `<= own_index` -> `<` in a kernel; merge the splits over another axis."""
     arguments, expected = draw(np.random.default_rng(seed), np.float32, size=size, **SHAPES[shape])
     options = {name: SHAPES[shape].get(name) for name in ("window", "softcap")}
     out = run(arguments, **options, implementation=implementation)

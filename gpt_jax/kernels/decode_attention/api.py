@@ -9,15 +9,18 @@ import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention.api import target
-from gpt_jax.kernels.decode_attention import pallas_tpu, reference, xla
+from gpt_jax.kernels.decode_attention import pallas_gpu, pallas_tpu, reference, xla
 from gpt_jax.kernels.decode_attention.layout import Cache, Options
 
-Implementation = Literal["reference", "xla", "pallas_tpu"]
+Implementation = Literal["reference", "xla", "pallas_tpu", "pallas_gpu"]
 
-# Each module has `decode_attention`, with the arguments that reference.py's has, and a kernel has
-# `takes(q_BTNH, cache)`, which says whether it can.
-MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu}
-KERNELS = {"tpu": "pallas_tpu"}  # the one of a platform
+# Each module has `decode_attention`, with the arguments that reference.py's has.
+MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
+# These have `takes(q_BTNH, cache)` too, which says whether they can.
+KERNELS = ("pallas_tpu", "pallas_gpu")
+# What `implementation=None` tries on a platform before "xla". GPUs are not here yet: on none has
+# the kernel been measured.
+PREFERRED = {"tpu": "pallas_tpu"}
 
 
 def decode_attention(
@@ -97,8 +100,8 @@ def decode_attention(
 def choose(q_BTNH: jax.Array, cache: Cache, implementation: Implementation | None) -> str:
     """The name in MODULES of what computes this call."""
     platform, chip = target()
-    name = implementation or KERNELS.get(platform, "xla")
-    if name in KERNELS.values() and (is_split() or not MODULES[name].takes(q_BTNH, cache)):
+    name = implementation or PREFERRED.get(platform, "xla")
+    if name in KERNELS and (is_split() or not MODULES[name].takes(q_BTNH, cache)):
         name = "xla"
     layout = "contiguous" if cache.page_table_BP is None else "paged"
     entries = cache.k_LRSKH
