@@ -28,8 +28,9 @@ class ModelConfig:
       rope_theta: the base of the rotary frequencies.
       norm_eps: added to the variance inside a norm.
       dtype: of the computation; parameters, norms, softmax and logits are float32.
-      remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs) or
-        "block" (everything inside a block).
+      remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs), "block"
+        (everything inside a block) or "offload" (as "block", and the blocks' inputs wait in the
+        host's memory).
     """
 
     vocab_size: int
@@ -49,7 +50,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "block"] = "none"
+    remat: Literal["none", "dots", "block", "offload"] = "none"
 
     def __post_init__(self):
         if self.head_size is None:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from gpt_jax.kernels.attention import attention
-from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.parallel.attention import attention, decode_attention
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
 
@@ -159,6 +159,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carry, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
         x_BTD, kv_cache = carry
+        x_BTD = checkpoint_name(x_BTD, "block_input")
         attn_norm, mlp_norm = (
             Norm(self.config, name="attn_norm"),
             Norm(self.config, name="mlp_norm"),
@@ -301,6 +302,12 @@ def remat_block(config: ModelConfig, in_loop: bool) -> type[Block]:
     policy = {
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         "block": jax.checkpoint_policies.nothing_saveable,
+        "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["block_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
     }[config.remat]
     # Inside a loop XLA cannot merge the recomputation with the forward pass; outside it can.
     return nn.remat(Block, policy=policy, prevent_cse=not in_loop)

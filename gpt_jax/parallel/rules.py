@@ -54,6 +54,10 @@ def logical_axes(name: str, ndim: int) -> tuple[str | None, ...]:
     """The logical axes of the array at `name`; scalars (counters, coefficients) have none."""
     if ndim == 0:
         return ()
+    parameter, _, factor = name.rpartition("/")
+    if factor in ("row", "col"):  # of a factored second moment, each lacks one axis
+        axes = logical_axes(parameter, ndim + 1)
+        return axes[:-1] if factor == "row" else (*axes[:-2], axes[-1])
     for pattern, axes in PARAMETERS:
         if re.search(pattern, name):
             return axes

@@ -31,7 +31,7 @@ from gpt_jax.rl.advantages import gae, whiten
 from gpt_jax.rl.rewards import Reward, token_rewards
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.finite import update_if_finite
-from gpt_jax.train.state import TrainState
+from gpt_jax.train.state import TrainState, stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +121,13 @@ def init_ppo_state(
     key: jax.Array,
 ) -> TrainState:
     """The state before the first iteration; moments only for what gradients change."""
-    params = jax.tree.map(jnp.copy, init_ppo_params(config, model, policy, scorer, key))
+    params = init_ppo_params(config, model, policy, scorer, key)
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
+    opt_state = optimizer.init(_learned(params))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(_learned(params)),
+        params=stored(params, opt_state),
+        opt_state=opt_state,
         extras={"kl_coef": jnp.asarray(config.kl_coef, jnp.float32)},
     )
 

@@ -34,6 +34,7 @@ def update_if_finite(
       params, opt_state: as they were where the update is skipped, Adam's count included.
       metrics: `skipped` (1 or 0), `grad_norm`, and `grad_norm/PATH` of every tensor.
     """
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, new_opt_state = optimizer.update(grads, opt_state, params)

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from gpt_jax.parallel.rules import path_name
+from gpt_jax.train.adam import Moments, keep_masters, scale_by_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,11 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip: float = 1.0
     """Largest global gradient norm."""
+    moments: Moments = "float32"
+    """How Adam's two moments are kept: 8, 4 or (factored) 2 bytes per parameter."""
+    params: Literal["float32", "bfloat16"] = "float32"
+    """How parameters are kept. bfloat16: 2 bytes each, plus 4 for a float32 master in the
+    optimizer's state; sampling then reads half as much."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -56,14 +62,10 @@ def decay_mask(params: dict) -> dict:
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW. `steps` is the number of updates of the whole run."""
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(
-            make_schedule(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        ),
+        scale_by_adam(config.beta1, config.beta2, config.eps, config.moments),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
+    return optimizer if config.params == "float32" else keep_masters(optimizer)

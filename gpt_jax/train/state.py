@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from gpt_jax.parallel import rules
+from gpt_jax.train.adam import Masters
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +23,7 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, updates done.
-      params: nested dicts of float32 arrays.
+      params: nested dicts of float32 arrays, or bfloat16 ones with masters in `opt_state`.
       opt_state: the optimizer's.
       extras: whatever else a stage remembers (PPO: the KL coefficient).
     """
@@ -33,7 +35,29 @@ class TrainState:
 
     @classmethod
     def create(cls, params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        """The state before the first step.
+
+        Args:
+          params: float32, or as an earlier stage stored them.
+        """
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        opt_state = optimizer.init(params)
+        return cls(jnp.zeros((), jnp.int32), stored(params, opt_state), opt_state)
+
+
+def stored(params: dict, opt_state: Any) -> dict:
+    """Float32 parameters as the state keeps them: bfloat16 if the optimizer has masters of them.
+
+    Scalar heads stay float32, so that scores do (invariant 4), and so do averages, which bfloat16
+    would not let move.
+    """
+    if not isinstance(opt_state, Masters):
+        return params
+    exempt = re.compile("(^|/)(head|ema)/")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p if exempt.search(rules.path_name(path)) else p.astype(jnp.bfloat16),
+        params,
+    )
 
 
 def abstract(init: Callable[..., Any], *args: Any, mesh: Mesh) -> Any:

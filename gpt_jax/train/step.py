@@ -57,6 +57,7 @@ def make_train_step(
             return total, (count, metrics)
 
         (total, (count, metrics)), grads = jax.value_and_grad(numerator, has_aux=True)(params)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)  # sums keep what is small
         return grads, total, count, metrics
 
     def accumulated(params, batch, key):

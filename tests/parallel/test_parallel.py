@@ -1,5 +1,6 @@
 """Meshes, sharding rules, and training on eight devices as on one."""
 
+import dataclasses
 import functools
 
 import chex
@@ -10,8 +11,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax.data import pipeline
+from gpt_jax.data.batches import Batch
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
+from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
@@ -49,36 +52,89 @@ def test_a_mesh_that_does_not_fit_is_one_sentence(config, sentence):
         make_mesh(config)
 
 
-def test_sharding_of_every_parameter():
-    """The whole layout of the tiny model, so that a change of a rule is seen."""
-    shapes = jax.eval_shape(lambda: init(tiny.MODEL, jax.random.key(0)))
-    placed = rules.shardings(shapes, make_mesh(EIGHT))
-    specs = {
-        rules.path_name(path): tuple(sharding.spec)
-        for path, sharding in jax.tree_util.tree_leaves_with_path(placed)
-    }
-    f, t = "fsdp", "tensor"
-    assert specs == {
-        "embed/tokens": (t, f),
-        "embed/positions": (None, f),
-        "blocks/attn/q": (None, f, t),
-        "blocks/attn/k": (None, f, t),
-        "blocks/attn/v": (None, f, t),
-        "blocks/attn/out": (None, t, f),
-        "blocks/attn/q_bias": (None, t),
-        "blocks/attn/k_bias": (None, t),
-        "blocks/attn/v_bias": (None, t),
-        "blocks/attn/out_bias": (None, None),
-        "blocks/mlp/up": (None, f, t),
-        "blocks/mlp/down": (None, t, f),
-        "blocks/mlp/up_bias": (None, t),
-        "blocks/mlp/down_bias": (None, None),
-        "blocks/attn_norm/scale": (),
-        "blocks/attn_norm/bias": (),
-        "blocks/mlp_norm/scale": (),
-        "blocks/mlp_norm/bias": (),
-        "final_norm/scale": (),
-        "final_norm/bias": (),
+GPT2 = """
+blocks/attn/k          12 x 768/fsdp x 768/tensor
+blocks/attn/k_bias     12 x 768/tensor
+blocks/attn/out        12 x 768/tensor x 768/fsdp
+blocks/attn/out_bias   12 x 768
+blocks/attn/q          12 x 768/fsdp x 768/tensor
+blocks/attn/q_bias     12 x 768/tensor
+blocks/attn/v          12 x 768/fsdp x 768/tensor
+blocks/attn/v_bias     12 x 768/tensor
+blocks/attn_norm/bias  12 x 768
+blocks/attn_norm/scale 12 x 768
+blocks/mlp/down        12 x 3072/tensor x 768/fsdp
+blocks/mlp/down_bias   12 x 768
+blocks/mlp/up          12 x 768/fsdp x 3072/tensor
+blocks/mlp/up_bias     12 x 3072/tensor
+blocks/mlp_norm/bias   12 x 768
+blocks/mlp_norm/scale  12 x 768
+embed/positions        1024 x 768/fsdp
+embed/tokens           50304/tensor x 768/fsdp
+final_norm/bias        768
+final_norm/scale       768
+"""
+
+LLAMA3_8B = """
+blocks/attn/k          32 x 4096/fsdp x 1024/tensor
+blocks/attn/out        32 x 4096/tensor x 4096/fsdp
+blocks/attn/q          32 x 4096/fsdp x 4096/tensor
+blocks/attn/v          32 x 4096/fsdp x 1024/tensor
+blocks/attn_norm/scale 32 x 4096
+blocks/mlp/down        32 x 14336/tensor x 4096/fsdp
+blocks/mlp/gate        32 x 4096/fsdp x 14336/tensor
+blocks/mlp/up          32 x 4096/fsdp x 14336/tensor
+blocks/mlp_norm/scale  32 x 4096
+embed/tokens           128256/tensor x 4096/fsdp
+final_norm/scale       4096
+unembed/kernel         4096/fsdp x 128256/tensor
+"""
+
+
+def layout(tree, mesh):
+    """One line per array: its name, and its axes with the mesh axes that split them."""
+    placed = jax.tree.leaves(rules.shardings(tree, mesh))
+    rows = []
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(tree), placed, strict=True
+    ):
+        axes = [*sharding.spec, *[None] * (leaf.ndim - len(sharding.spec))]
+        sizes = [
+            f"{n}/{axis if isinstance(axis, str) else '/'.join(axis)}" if axis else f"{n}"
+            for n, axis in zip(leaf.shape, axes, strict=True)
+        ]
+        rows.append((rules.path_name(path), " x ".join(sizes)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}} {sizes}" for name, sizes in sorted(rows))
+
+
+@pytest.mark.parametrize(("name", "table"), [("gpt2", GPT2), ("llama3_8b", LLAMA3_8B)])
+def test_sharding_of_every_parameter(name, table):
+    """Changing a row of the rules changes this. (50,257 tokens, 29 x 1733, divide by no
+    usual mesh; a vocabulary is rounded up.)"""
+    model = PRESETS[name]
+    model = dataclasses.replace(model, vocab_size=-(-model.vocab_size // 64) * 64)
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+    printed = layout(shapes, make_mesh(EIGHT))
+    print(printed)
+    assert printed == table.strip()
+
+
+def test_sharding_of_masters_and_factored_moments():
+    """They lie where their parameter does; a factor lacks the axis that it is the mean of."""
+    optimizer = make_optimizer(OptimizerConfig(moments="factored", params="bfloat16"), 10)
+    state = jax.eval_shape(
+        lambda key: TrainState.create(init(tiny.MODEL, key), optimizer), jax.random.key(0)
+    )
+    up = "blocks/mlp/up"
+    printed = layout(state, make_mesh(EIGHT)).splitlines()
+    lines = dict(line.split(maxsplit=1) for line in printed if up in line)
+    assert {name: at for name, at in lines.items() if "bias" not in name} == {
+        f"params/{up}": "2 x 16/fsdp x 64/tensor",
+        f"opt_state/masters/{up}": "2 x 16/fsdp x 64/tensor",
+        f"opt_state/inner/1/mu/{up}": "2 x 16/fsdp x 64/tensor",
+        f"opt_state/inner/1/nu/{up}/row": "2 x 16/fsdp",
+        f"opt_state/inner/1/nu/{up}/col": "2 x 64/tensor",
     }
 
 
@@ -91,11 +147,21 @@ def test_an_axis_that_does_not_divide_is_named():
         rules.shardings({"embed": {"mystery": jnp.ones(3)}}, make_mesh(EIGHT))
 
 
-def train(mesh, steps=20, accumulate=1, batch=8):
+def packed(rng, n, length):
+    """Rows of several examples each, and some padding."""
+    parts = [tiny.padded(tiny.random_rows(rng, n, 2, 12), 12) for _ in range(length // 12)]
+    segments = np.concatenate([p.segment_ids_BT * (i + 1) for i, p in enumerate(parts)], 1)
+    whole = [np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)]
+    return Batch(*whole)._replace(segment_ids_BT=segments)
+
+
+ADAM = OptimizerConfig(learning_rate=1e-2)
+
+
+def train(mesh, steps=20, accumulate=1, batch=8, model=tiny.MODEL, optimizer=ADAM):
     """A loss curve and the final parameters on a mesh."""
-    model = tiny.MODEL
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), steps)
-    rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 32), 20)
+    optimizer = make_optimizer(optimizer, steps)
+    rows = packed(np.random.default_rng(0), 32, 24)
     batch_at = pipeline.make_batch_at(rows, batch, seed=0)
     step = make_train_step(
         functools.partial(lm_loss, model), optimizer, seed=0, accumulate=accumulate
@@ -125,12 +191,38 @@ def test_eight_devices_give_the_loss_curve_of_one():
     assert largest.addressable_shards[0].data.size == largest.size // 4
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        MeshConfig(data=2, fsdp=2, context=2),
+        MeshConfig(data=1, context=8),
+        MeshConfig(data=1, tensor=2, context=4),
+    ],
+)
+def test_sequences_split_over_devices_give_the_loss_curve_of_one(config):
+    """Break it: leave the segment ids behind in `_ring_forward`'s passing keys."""
+    model = dataclasses.replace(tiny.MODEL, layers=1)
+    one, *_ = train(make_mesh(MeshConfig(data=1)), steps=5, model=model)
+    ring, *_ = train(make_mesh(config), steps=5, model=model)
+    np.testing.assert_allclose(one, ring, atol=1e-5)
+
+
 def test_accumulation_changes_nothing():
     """Invariant 5. Break it: average the micro-batches' means instead of summing numerators."""
     whole, params_whole, _ = train(make_mesh(MeshConfig(data=1)), steps=5)
     parts, params_parts, _ = train(make_mesh(MeshConfig(data=1)), steps=5, accumulate=4)
     np.testing.assert_allclose(whole, parts, atol=1e-5)
     chex.assert_trees_all_close(params_whole, params_parts, atol=2e-4)
+
+
+def test_small_optimizer_states_learn_alike():
+    """20 steps with bfloat16 parameters and factored moments, sharded, against float32's."""
+    plain, *_ = train(make_mesh(MeshConfig(data=1)))
+    small = OptimizerConfig(learning_rate=1e-2, moments="factored", params="bfloat16")
+    curve, _, state = train(make_mesh(EIGHT), optimizer=small)
+    assert abs(plain[-1] - curve[-1]) < 0.03 < plain[0] - plain[-1]
+    nu = state.opt_state.inner[1].nu["blocks"]["mlp"]["up"]
+    assert nu.row.sharding.spec == P(None, ("fsdp",))
 
 
 def test_accumulation_on_a_mesh():
