@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax.kernels.attention import attention
+from gpt_jax.errors import UserError
+from gpt_jax.kernels.attention import attention, attention_backward, attention_forward
 
 IMPLEMENTATIONS = ("reference", "xla")
 
@@ -141,3 +142,88 @@ def test_bfloat16_is_close_to_the_float32_reference():
     assert out.dtype == jnp.bfloat16
     expected = naive(*(x.astype(jnp.float32) for x in low), segments, segments, 0, True)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=2e-2)
+
+
+def test_parts_of_the_keys_merge_by_log_sum_exp():
+    """What ring attention does, with an offset that hides the second part from some queries."""
+    (q, k, v), segments = inputs(12, 12)
+    segments[1] = 0
+    dout = np.random.default_rng(1).normal(size=q.shape).astype(np.float32)
+
+    def part(keys, function, *saved):
+        return function(
+            q,
+            k[:, keys],
+            v[:, keys],
+            *saved,
+            q_segment_ids_BT=segments,
+            kv_segment_ids_BS=segments[:, keys],
+            q_offset=jnp.int32(-keys.start),
+        )
+
+    halves = slice(0, 5), slice(5, 12)
+    out, lse = part(slice(0, 12), attention_forward)
+    outs, lses = zip(*(part(keys, attention_forward) for keys in halves))
+    assert np.isneginf(lses[1][:, :, :5]).all()
+    assert np.isneginf(lse[1]).all() and np.isfinite(lse[0][:, segments[0] != 0]).all()
+    merged = jnp.logaddexp(*lses)
+    np.testing.assert_allclose(merged, lse, atol=1e-6)
+    shares = [jnp.where(jnp.isneginf(x), 0.0, jnp.exp(x - merged)).mT[..., None] for x in lses]
+    np.testing.assert_allclose(sum(x * y for x, y in zip(outs, shares)), out, atol=1e-6)
+
+    whole = part(slice(0, 12), attention_backward, out, lse, dout)
+    (dq, *first), (more_dq, *second) = (
+        part(keys, attention_backward, out, lse, dout) for keys in halves
+    )
+    np.testing.assert_allclose(dq + more_dq, whole[0], atol=2e-6)
+    for one, other, both in zip(first, second, whole[1:]):
+        np.testing.assert_allclose(np.concatenate([one, other], axis=1), both, atol=2e-6)
+
+
+def test_long_sequences_take_the_blockwise_path_and_slopes_are_constants():
+    (q, k, v), segments = inputs(600, 600, N=2, K=1, B=1)
+
+    def loss(arrays, slopes, implementation):
+        out = attention(
+            *arrays,
+            q_segment_ids_BT=segments,
+            kv_segment_ids_BS=segments,
+            window=70,
+            alibi_slopes_N=slopes,
+            implementation=implementation,
+        )
+        return jnp.square(out).sum()
+
+    slopes = jnp.array([0.5, 0.1])
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
+    ours, of_slopes = gradient((q, k, v), slopes, "xla")
+    expected, _ = gradient((q, k, v), slopes, "reference")
+    for one, other in zip(ours, expected):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    np.testing.assert_array_equal(of_slopes, 0.0)
+    program = gradient.lower((q, k, v), slopes, "xla").as_text()
+    assert "600x600" not in program
+
+
+def test_a_window_needs_causal():
+    (q, k, v), segments = inputs(4, 4)
+    with pytest.raises(UserError, match="causal"):
+        attention(
+            q,
+            k,
+            v,
+            q_segment_ids_BT=segments,
+            kv_segment_ids_BS=segments,
+            causal=False,
+            window=2,
+        )
+
+
+def test_the_choice_is_logged_once(caplog):
+    (q, k, v), segments = inputs(5, 5, B=1)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            attention(q, k, v, q_segment_ids_BT=segments, kv_segment_ids_BS=segments)
+    assert [r.message for r in caplog.records if r.message.startswith("attention on cpu")] == [
+        "attention on cpu, queries (5, 4, 8), keys (5, 2), float32: xla"
+    ]

@@ -12,16 +12,21 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention import mosaic_gpu, pallas_gpu, reference, xla
+from gpt_jax.kernels.attention import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
 from gpt_jax.kernels.attention.scores import Options
 
-Implementation = Literal["reference", "xla", "pallas_gpu", "mosaic_gpu"]
+Implementation = Literal["reference", "xla", "pallas_tpu", "pallas_gpu", "mosaic_gpu"]
 
 # Each module has `forward` and `backward`, with the arguments that xla.py's have, and each but
 # xla.py has `takes(q_BTNH, k_BSKH, options)`, which says whether it can.
-KERNELS = {"xla": xla, "pallas_gpu": pallas_gpu, "mosaic_gpu": mosaic_gpu}
+KERNELS = {
+    "xla": xla,
+    "pallas_tpu": pallas_tpu,
+    "pallas_gpu": pallas_gpu,
+    "mosaic_gpu": mosaic_gpu,
+}
 # What `implementation=None` tries on a platform before "xla".
-PREFERRED: dict[str, str] = {}
+PREFERRED = {"tpu": "pallas_tpu"}
 
 
 def attention(
@@ -60,9 +65,11 @@ def attention(
       alibi_slopes_N: float32; slope * (distance to the key) is taken off each score (Press et
         al. 2022). Constants: no gradient flows into them.
       scale: H**-0.5 by default.
-      implementation: "reference" (plain float32), "xla" (any device), "pallas_gpu" (NVIDIA, compute
-        capability 8.0 and up; on a CPU slowly, in an interpreter), None (the fastest for this
-        device). A kernel that cannot take these shapes leaves them to "xla".
+      implementation: "reference" (plain float32), "xla" (any device), "pallas_tpu" (T >= 128),
+        "pallas_gpu" (NVIDIA, compute capability 8.0 and up; on a CPU slowly, in an interpreter),
+        "mosaic_gpu" (Hopper), None: "pallas_tpu" on a TPU, else "xla"; the log says which, once.
+        A kernel that cannot take these shapes leaves them to "xla". XLA cannot partition a kernel:
+        over a mesh of several devices None means "xla", but inside `jax.shard_map`.
 
     Returns:
       out_BTNH in the dtype of q; the softmax is taken in float32.
@@ -177,7 +184,9 @@ def make_options(q_BTNH, causal, window, softcap, scale) -> Options:
 def choose(q_BTNH, k_BSKH, options: Options, implementation: Implementation | None) -> str:
     """The name in KERNELS of what computes this call."""
     platform, chip = target()
-    name = implementation or PREFERRED.get(platform, "xla")
+    name = implementation
+    if name is None:
+        name = PREFERRED.get(platform, "xla") if is_local() else "xla"
     if name != "xla" and not KERNELS[name].takes(q_BTNH, k_BSKH, options):
         name = "xla"
     _log_once(chip, q_BTNH.shape[1:], k_BSKH.shape[1:3], q_BTNH.dtype.name, name)
@@ -188,6 +197,15 @@ def target() -> tuple[str, str]:
     """(platform, chip) that is compiled for: the mesh in use names it, else the default device."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return device.platform, device.device_kind
+
+
+def is_local() -> bool:
+    """Whether arrays are whole or inside a `jax.shard_map`; XLA cannot partition a kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return all(
+        size == 1 or kind == jax.sharding.AxisType.Manual
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types)
+    )
 
 
 @functools.cache

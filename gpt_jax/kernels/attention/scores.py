@@ -54,7 +54,8 @@ def scores_gradient(dscores, products, options: Options) -> jax.Array:
 
 def visible(q_segment_ids, kv_segment_ids, distance, options: Options) -> jax.Array:
     """True where a query may read a key."""
-    seen = (q_segment_ids == kv_segment_ids) & (q_segment_ids != 0)
+    # Padding as -1 on one side sees nothing; `&` with a row of booleans is costlier.
+    seen = jnp.where(q_segment_ids == 0, -1, q_segment_ids) == kv_segment_ids
     if options.causal:
         seen &= distance >= 0
     if options.window is not None:
@@ -69,17 +70,29 @@ def key_blocks(q_first, q_block: int, kv_block: int, count: int, options: Option
       q_first: the index of the block's first query on the key axis; may be traced.
       q_block, kv_block: sizes of the blocks.
     """
-    q_last = q_first + q_block - 1
-    end = jnp.clip(q_last // kv_block + 1, 0, count) if options.causal else count
+    end = _blocks_below(q_first + q_block, kv_block, count) if options.causal else count
     if options.window is None:
         return 0, end
-    return jnp.clip((q_first - options.window + 1) // kv_block, 0, count), end
+    return _block_of(q_first - options.window + 1, kv_block, count), end
 
 
 def query_blocks(kv_first, q_offset, q_block: int, kv_block: int, count: int, options: Options):
     """[first, end) of the `count` query blocks in which some query may see a key of a block."""
-    first = jnp.clip((kv_first - q_offset) // q_block, 0, count) if options.causal else 0
+    first = _block_of(kv_first - q_offset, q_block, count) if options.causal else 0
     if options.window is None:
         return first, count
-    last_seen_from = kv_first + kv_block - 1 + options.window - 1 - q_offset
-    return first, jnp.clip(last_seen_from // q_block + 1, 0, count)
+    end = kv_first - q_offset + kv_block + options.window - 1
+    return first, _blocks_below(end, q_block, count)
+
+
+# Of what may be negative; in `lax`, because `//` asks for the sign, which Mosaic finds hard.
+
+
+def _block_of(index, size: int, count: int):
+    index = jnp.maximum(jnp.int32(index), 0)
+    return jnp.minimum(jax.lax.div(index, jnp.int32(size)), count)
+
+
+def _blocks_below(end, size: int, count: int):
+    end = jnp.maximum(jnp.int32(end), 0)
+    return jnp.minimum(jax.lax.div(end + (size - 1), jnp.int32(size)), count)

@@ -19,14 +19,15 @@ from gpt_jax.kernels.attention.scores import (
     visible,
 )
 
-# The most T x S for which `attention` keeps the weights of every head for the backward pass.
+# Up to this T x S the weights of every head may be kept for the backward pass.
 MAX_SHORT = 512 * 512
 SHORT_BLOCKS, MIN_SHORT_BLOCK = 4, 64
+Q_BLOCK, BLOCK_AREA = 512, 512 * 512
 
 
 def is_short(q_BTNH: jax.Array, k_BSKH: jax.Array) -> bool:
-    """Whether `short` takes these."""
-    return q_BTNH.shape[1] * k_BSKH.shape[1] <= MAX_SHORT
+    """Whether `short` is the faster one; in bfloat16 its gradients are the worse ones."""
+    return q_BTNH.dtype == jnp.float32 and q_BTNH.shape[1] * k_BSKH.shape[1] <= MAX_SHORT
 
 
 def short(
@@ -46,9 +47,9 @@ def short(
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     q_BKGTH, k_BKSH, v_BKSH = _heads_first(q_BTNH, k_BSKH, v_BSKH)
     slopes = _grouped_slopes(alibi_slopes_N, k_BSKH.shape[2])
-    if q_BTNH.dtype == jnp.float32:  # The scale on q: T x H numbers instead of T x S.
-        q_BKGTH = q_BKGTH * options.scale
-        options = dataclasses.replace(options, scale=1.0)
+    # The scale on q: T x H numbers instead of T x S.
+    q_BKGTH = q_BKGTH * options.scale
+    options = dataclasses.replace(options, scale=1.0)
 
     square = options.causal and isinstance(q_offset, int) and q_offset == 0 and T == S
     blocks = max(1, min(SHORT_BLOCKS, T // MIN_SHORT_BLOCK)) if square else 1
@@ -85,13 +86,13 @@ def forward(
     alibi_slopes_N,
     options,
     *,
-    q_block=512,
-    kv_block=512,
+    q_block=Q_BLOCK,
+    kv_block=None,
 ):
     """(out_BTNH, lse_BNT); see `api.attention_forward`."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
-    q_block, kv_block = min(q_block, T), min(kv_block, S)
+    q_block, kv_block = _block_sizes(T, S, q_block, kv_block)
     q_BKGTH, k_BKSH, v_BKSH = _heads_first(q_BTNH, k_BSKH, v_BSKH)
     q_IBKGtH, k_JBKsH, v_JBKsH = (
         _blocks(q_BKGTH, 3, q_block),
@@ -153,13 +154,13 @@ def backward(
     lse_BNT,
     dout_BTNH,
     *,
-    q_block=512,
-    kv_block=512,
+    q_block=Q_BLOCK,
+    kv_block=None,
 ):
     """(dq_BTNH, dk_BSKH, dv_BSKH); see `api.attention_backward`."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
-    q_block, kv_block = min(q_block, T), min(kv_block, S)
+    q_block, kv_block = _block_sizes(T, S, q_block, kv_block)
     q_BKGTH, k_BKSH, v_BKSH = _heads_first(q_BTNH, k_BSKH, v_BSKH)
     dout_BKGTH = _heads_first(dout_BTNH, k_BSKH, v_BSKH)[0]
     delta_BTN = (out_BTNH.astype(jnp.float32) * dout_BTNH.astype(jnp.float32)).sum(axis=-1)
@@ -248,6 +249,12 @@ def _heads_last(x_BKGTH: jax.Array) -> jax.Array:
 
 def _grouped_slopes(alibi_slopes_N, K: int):
     return None if alibi_slopes_N is None else alibi_slopes_N.reshape(K, -1, 1, 1)
+
+
+def _block_sizes(T: int, S: int, q_block: int, kv_block: int | None) -> tuple[int, int]:
+    """Few queries (a cache is read) take more keys at once."""
+    q_block = min(q_block, T)
+    return q_block, min(kv_block or BLOCK_AREA // q_block, S)
 
 
 def _blocks(x: jax.Array, axis: int, block: int) -> jax.Array:
