@@ -8,7 +8,7 @@ from gpt_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What distinguishes GPT-1, GPT-2, GPT-3 and Llama from one another.
+    """What distinguishes GPT-1, GPT-2, GPT-3, Llama, Qwen3 and Gemma 3 from one another.
 
     Attributes:
       vocab_size: V, rows of the embedding.
@@ -21,11 +21,21 @@ class ModelConfig:
       mlp_width: F, hidden units of the feed-forward layer. None: 4 D.
       positions: "learned" (GPT), "sinusoidal" (Vaswani et al. 2017) or "rope" (Su et al. 2021).
       norm: "layer" (Ba et al. 2016) or "rms" (Zhang & Sennrich 2019).
-      norm_position: "pre" (GPT-2 on; a final norm follows the last block) or "post" (GPT-1).
-      mlp: "gelu" (tanh form, Hendrycks & Gimpel 2016) or "swiglu" (Shazeer 2020).
+      norm_position: "pre" (GPT-2 on; a final norm follows the last block), "post" (GPT-1) or
+        "both" (Gemma: what a sublayer reads and what it adds are normed).
+      qk_norm: whether queries and keys are normed per head, before rotary positions (Dehghani et
+        al. 2023).
+      mlp: "gelu" (tanh form, Hendrycks & Gimpel 2016), "swiglu" or "geglu" (Shazeer 2020).
       tied: whether the unembedding is the embedding.
       biases: whether dense layers and layer norms have biases.
+      scale_embedding: whether embeddings are multiplied by sqrt(D).
+      query_scale: multiplies the attention scores. None: 1 / sqrt(H).
+      window: how many keys a query of a local layer sees, its own included. None: all layers are
+        global.
+      global_every: with a window, every how manyth layer is global (Gemma 3: 6).
       rope_theta: the base of the rotary frequencies.
+      rope_divisor: divides the positions before they are rotated (Chen et al. 2023).
+      rope_theta_local: the base in local layers, whose positions are not divided.
       norm_eps: added to the variance inside a norm.
       dtype: of the computation; parameters, norms, softmax and logits are float32.
       remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs), "block"
@@ -43,11 +53,18 @@ class ModelConfig:
     mlp_width: int | None = None
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
     norm: Literal["layer", "rms"] = "layer"
-    norm_position: Literal["pre", "post"] = "pre"
-    mlp: Literal["gelu", "swiglu"] = "gelu"
+    norm_position: Literal["pre", "post", "both"] = "pre"
+    qk_norm: bool = False
+    mlp: Literal["gelu", "swiglu", "geglu"] = "gelu"
     tied: bool = True
     biases: bool = True
+    scale_embedding: bool = False
+    query_scale: float | None = None
+    window: int | None = None
+    global_every: int = 6
     rope_theta: float = 10000.0
+    rope_divisor: float = 1.0
+    rope_theta_local: float = 10000.0
     norm_eps: float = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "block", "offload"] = "none"
@@ -73,3 +90,10 @@ class ModelConfig:
             raise UserError(f"Rotary positions need an even head_size, but it is {self.head_size}.")
         if self.positions == "sinusoidal" and self.width % 2:
             raise UserError(f"Sinusoidal positions need an even width, but it is {self.width}.")
+
+    def windows(self) -> list[int | None]:
+        """The window of every layer; None for a global one."""
+        return [
+            self.window if self.window and (layer + 1) % self.global_every else None
+            for layer in range(self.layers)
+        ]

@@ -35,7 +35,7 @@ def forward_flops(config: ModelConfig, length: int, pairs: float | None = None) 
       pairs: summed over layers, the pairs that attention works on; None: those that are visible.
     """
     if pairs is None:
-        pairs = config.layers * visible_pairs(length)
+        pairs = sum(visible_pairs(length, window) for window in config.windows())
     return 2.0 * matmul_weights(config) * length + 4.0 * config.heads * config.head_size * pairs
 
 

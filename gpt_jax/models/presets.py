@@ -2,11 +2,15 @@
 
 Sources: GPT-1 (Radford et al. 2018), GPT-2 (Radford et al. 2019; the smallest is published as
 117M in the paper and counts 124M), GPT-3 (Brown et al. 2020, table 2.1), Llama 2 (Touvron et al.
-2023, tables 1 and 2), Llama 3 (Grattafiori et al. 2024, table 3).
+2023, tables 1 and 2), Llama 3 (Grattafiori et al. 2024, table 3), Qwen3 (Yang et al. 2025, table
+1) and Gemma 3's text decoders (Gemma team 2025), both by their published config.json. Gemma's
+larger vocabularies have 64 rows for images.
 
 Not expressed: GPT-3's alternating sparse attention layers, dropout, and the frequency scaling
 that extends Llama 3.1 beyond 8,192 tokens.
 """
+
+import dataclasses
 
 import jax
 
@@ -63,6 +67,58 @@ def llama(
     )
 
 
+def qwen3(width: int, layers: int, heads: int, mlp_width: int, tied: bool = False) -> ModelConfig:
+    """Qwen3's family: Llama's block with normed queries and keys, and heads of 128."""
+    return dataclasses.replace(
+        llama(151936, 40960, width, layers, heads, 8, mlp_width, 1e6),
+        head_size=128,
+        qk_norm=True,
+        tied=tied,
+        norm_eps=1e-6,
+    )
+
+
+def gemma3(
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp_width: int,
+    *,
+    head_size: int = 256,
+    vocab_size: int = 262208,
+    context_length: int = 131072,
+    window: int = 1024,
+    query_scale: float = 256**-0.5,
+    rope_divisor: float = 8.0,
+) -> ModelConfig:
+    """Gemma 3's family: norms on both sides, five local layers to a global one, GeGLU."""
+    return ModelConfig(
+        vocab_size,
+        context_length,
+        width,
+        layers,
+        heads,
+        kv_heads,
+        head_size,
+        mlp_width,
+        positions="rope",
+        norm="rms",
+        norm_position="both",
+        qk_norm=True,
+        mlp="geglu",
+        biases=False,
+        scale_embedding=True,
+        query_scale=query_scale,
+        window=window,
+        rope_theta=1e6,
+        rope_divisor=rope_divisor,
+        norm_eps=1e-6,
+    )
+
+
+GEMMA3_SMALL = dict(vocab_size=262144, context_length=32768, window=512, rope_divisor=1.0)
+
 PRESETS: dict[str, ModelConfig] = {
     "tiny": tiny(),
     "gpt1": ModelConfig(40478, 512, 768, 12, 12, norm_position="post"),
@@ -85,4 +141,15 @@ PRESETS: dict[str, ModelConfig] = {
     "llama3_8b": llama(128256, 8192, 4096, 32, 32, 8, 14336, 500000.0),
     "llama3_70b": llama(128256, 8192, 8192, 80, 64, 8, 28672, 500000.0),
     "llama3_405b": llama(128256, 8192, 16384, 126, 128, 8, 53248, 500000.0),
+    "qwen3_0.6b": qwen3(1024, 28, 16, 3072, tied=True),
+    "qwen3_1.7b": qwen3(2048, 28, 16, 6144, tied=True),
+    "qwen3_4b": qwen3(2560, 36, 32, 9728, tied=True),
+    "qwen3_8b": qwen3(4096, 36, 32, 12288),
+    "qwen3_14b": qwen3(5120, 40, 40, 17408),
+    "qwen3_32b": qwen3(5120, 64, 64, 25600),
+    "gemma3_270m": gemma3(640, 18, 4, 1, 2048, **GEMMA3_SMALL),
+    "gemma3_1b": gemma3(1152, 26, 4, 1, 6912, **GEMMA3_SMALL),
+    "gemma3_4b": gemma3(2560, 34, 8, 4, 10240),
+    "gemma3_12b": gemma3(3840, 48, 16, 8, 15360),
+    "gemma3_27b": gemma3(5376, 62, 32, 16, 21504, head_size=128, query_scale=168**-0.5),
 }

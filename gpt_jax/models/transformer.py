@@ -5,12 +5,15 @@ Parameters are a plain nested dict, float32, with the blocks stacked on a leadin
     embed/tokens [V, D]             embed/positions [context, D]       (learned positions)
     blocks/attn_norm/scale [L, D]   blocks/attn_norm/bias
     blocks/attn/q [L, D, N*H]       k, v [L, D, K*H]   out [L, N*H, D]   q_bias, ..., out_bias
+    blocks/attn/q_norm/scale [L, H] k_norm                             (qk_norm)
     blocks/mlp_norm/scale [L, D]    blocks/mlp_norm/bias
-    blocks/mlp/up [L, D, F]         gate [L, D, F] (swiglu)   down [L, F, D]   up_bias, ...
-    final_norm/scale [D]            final_norm/bias                    (norm_position "pre")
+    blocks/mlp/up [L, D, F]         gate [L, D, F] (gated)    down [L, F, D]   up_bias, ...
+    blocks/attn_out_norm/scale      blocks/mlp_out_norm/scale [L, D]   (norm_position "both")
+    final_norm/scale [D]            final_norm/bias                    (norm_position not "post")
     unembed/kernel [D, V]                                              (untied)
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -100,7 +103,6 @@ class Transformer(nn.Module):
         length = "length" if cache is None else None  # a cache is not split along its length
         x_BTD = constrain(x_BTD, "batch", length, None)
 
-        rope_BTH = rotary_angles(c, positions_BT) if c.positions == "rope" else None
         if cache is None:
             kv_cache, kv_segment_ids_BS, index = None, segment_ids_BT, 0
         else:
@@ -122,12 +124,12 @@ class Transformer(nn.Module):
         (x_BTD, kv_cache), _ = blocks(
             (x_BTD, kv_cache),
             jnp.arange(c.layers),
-            rope_BTH,
+            rotary_angles(c, positions_BT),
             segment_ids_BT,
             kv_segment_ids_BS,
             index,
         )
-        if c.norm_position == "pre":
+        if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:
             # Declared here so that `init` makes it; used by heads.py.
@@ -150,6 +152,8 @@ class Embedding(nn.Module):
             x_BTD += positions_TD[positions_BT]
         elif c.positions == "sinusoidal":
             x_BTD += sinusoids(positions_BT, c.width)
+        if c.scale_embedding:
+            x_BTD *= c.width**0.5
         return x_BTD.astype(c.dtype)
 
 
@@ -157,7 +161,7 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
+    def __call__(self, carry, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index):
         x_BTD, kv_cache = carry
         x_BTD = checkpoint_name(x_BTD, "block_input")
         attn_norm, mlp_norm = (
@@ -166,14 +170,20 @@ class Block(nn.Module):
         )
         attn, mlp = Attention(self.config, name="attn"), MLP(self.config, name="mlp")
         masks = (segment_ids_BT, kv_segment_ids_BS, index)
-        if self.config.norm_position == "pre":
-            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, rope_BTH, *masks)
-            x_BTD += y_BTD
-            x_BTD += mlp(mlp_norm(x_BTD))
-        else:
-            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, rope_BTH, *masks)
+
+        def added(name, y_BTD):
+            """What a sublayer adds; Gemma norms it."""
+            both = self.config.norm_position == "both"
+            return Norm(self.config, name=name)(y_BTD) if both else y_BTD
+
+        if self.config.norm_position == "post":
+            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, ropes_BTH, *masks)
             x_BTD = attn_norm(x_BTD + y_BTD)
             x_BTD = mlp_norm(x_BTD + mlp(x_BTD))
+        else:
+            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, ropes_BTH, *masks)
+            x_BTD += added("attn_out_norm", y_BTD)
+            x_BTD += added("mlp_out_norm", mlp(mlp_norm(x_BTD)))
         length = "length" if kv_cache is None else None
         return (constrain(x_BTD, "batch", length, None), kv_cache), None
 
@@ -182,18 +192,26 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, kv_cache, layer, rope_BTH, segment_ids_BT, kv_segment_ids_BS, index):
+    def __call__(self, x_BTD, kv_cache, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index):
         c = self.config
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size
         q_BTNH = _dense(self, "q", x_BTD, N * H).reshape(B, T, N, H)
         k_BTKH = _dense(self, "k", x_BTD, K * H).reshape(B, T, K, H)
         v_BTKH = _dense(self, "v", x_BTD, K * H).reshape(B, T, K, H)
-        if rope_BTH is not None:
-            q_BTNH, k_BTKH = rotate(q_BTNH, rope_BTH), rotate(k_BTKH, rope_BTH)
-        segment_ids = dict(q_segment_ids_BT=segment_ids_BT, kv_segment_ids_BS=kv_segment_ids_BS)
+        if c.qk_norm:
+            q_BTNH, k_BTKH = Norm(c, name="q_norm")(q_BTNH), Norm(c, name="k_norm")(k_BTKH)
+        is_global = (layer + 1) % c.global_every == 0  # matters only with a window
+        if ropes_BTH is not None:
+            angles_BTH = ropes_BTH[0] if c.window is None else jnp.where(is_global, *ropes_BTH)
+            q_BTNH, k_BTKH = rotate(q_BTNH, angles_BTH), rotate(k_BTKH, angles_BTH)
+        options = dict(
+            q_segment_ids_BT=segment_ids_BT,
+            kv_segment_ids_BS=kv_segment_ids_BS,
+            scale=c.query_scale,
+        )
         if kv_cache is None:
-            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, **segment_ids)
+            attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
             # Only the new entries are written: XLA updates the carried stacks in place.
             kv_cache = tuple(
@@ -204,13 +222,24 @@ class Attention(nn.Module):
             )
             k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
             if T <= MAX_DECODE_TOKENS:
-                out_BTNH = decode_attention(
-                    q_BTNH, k_LBSKH, v_LBSKH, layer=layer, lengths_B=index + T, **segment_ids
+                attend = functools.partial(
+                    decode_attention,
+                    q_BTNH,
+                    k_LBSKH,
+                    v_LBSKH,
+                    layer=layer,
+                    lengths_B=index + T,
+                    **options,
                 )
             else:
-                out_BTNH = attention(
-                    q_BTNH, k_LBSKH[layer], v_LBSKH[layer], q_offset=index, **segment_ids
+                attend = functools.partial(
+                    attention, q_BTNH, k_LBSKH[layer], v_LBSKH[layer], q_offset=index, **options
                 )
+        if c.window is None:
+            out_BTNH = attend()
+        else:
+            # The layer is a number of the scan, so both kinds are compiled and one is run.
+            out_BTNH = jax.lax.cond(is_global, attend, lambda: attend(window=c.window))
         out_BTD = _dense(self, "out", out_BTNH.reshape(B, T, N * H), D, residual=True)
         return out_BTD, kv_cache
 
@@ -222,10 +251,12 @@ class MLP(nn.Module):
     def __call__(self, x_BTD):
         c = self.config
         up_BTF = _dense(self, "up", x_BTD, c.mlp_width)
-        if c.mlp == "swiglu":
-            up_BTF *= nn.silu(_dense(self, "gate", x_BTD, c.mlp_width))
-        else:
+        if c.mlp == "gelu":
             up_BTF = nn.gelu(up_BTF, approximate=True)
+        else:
+            gate_BTF = _dense(self, "gate", x_BTD, c.mlp_width)
+            gate_BTF = nn.silu(gate_BTF) if c.mlp == "swiglu" else nn.gelu(gate_BTF)
+            up_BTF *= gate_BTF
         return _dense(self, "down", up_BTF, c.width, residual=True)
 
 
@@ -320,10 +351,20 @@ def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> jax.Array:
-    """The angles position * theta^(-2i/H), i < H/2 (Su et al. 2021): B x T x H/2 float32."""
-    H = config.head_size
-    return positions_BT[..., None] * config.rope_theta ** (-jnp.arange(0, H, 2) / H)
+def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> list[jax.Array] | None:
+    """The angles position * theta^(-2i/H), i < H/2 (Su et al. 2021): B x T x H/2 float32.
+
+    One array for global layers and, with a window, one for local layers; None without rotary
+    positions.
+    """
+    c = config
+    if c.positions != "rope":
+        return None
+    exponent = jnp.arange(0, c.head_size, 2) / c.head_size
+    angles = [(positions_BT / c.rope_divisor)[..., None] * c.rope_theta**-exponent]
+    if c.window is not None:
+        angles.append(positions_BT[..., None] * c.rope_theta_local**-exponent)
+    return angles
 
 
 def rotate(x_BTNH: jax.Array, angles: jax.Array) -> jax.Array:

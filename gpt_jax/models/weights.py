@@ -1,11 +1,15 @@
-"""Import and export: our parameter tree <-> Hugging Face state dicts of GPT-2 and Llama.
+"""Import and export: our parameters <-> Hugging Face state dicts of GPT-2, Llama, Qwen3, Gemma 3.
 
 A state dict is `dict[str, np.ndarray]` in float32. GPT-2 stores kernels [in, out], as we do, with
-q, k and v side by side; Llama stores them [out, in]. Both pair rotary dimension i with i + H/2.
+q, k and v side by side; the others store them [out, in]. All pair rotary dimension i with i + H/2.
+Gemma stores the scale of a norm minus 1.
 """
 
+import functools
 import json
+import operator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +42,16 @@ LLAMA_BLOCK = {
     ("mlp", "gate"): "mlp.gate_proj.weight",
     ("mlp", "up"): "mlp.up_proj.weight",
     ("mlp", "down"): "mlp.down_proj.weight",
+}
+QK_NORMS = {
+    ("attn", "q_norm", "scale"): "self_attn.q_norm.weight",
+    ("attn", "k_norm", "scale"): "self_attn.k_norm.weight",
+}
+# Where Gemma's names differ: Llama's post_attention_layernorm is not after its attention.
+GEMMA3_NORMS = {
+    ("attn_out_norm", "scale"): "post_attention_layernorm.weight",
+    ("mlp_norm", "scale"): "pre_feedforward_layernorm.weight",
+    ("mlp_out_norm", "scale"): "post_feedforward_layernorm.weight",
 }
 
 
@@ -82,21 +96,27 @@ def to_gpt2(params: Params, config: ModelConfig) -> StateDict:
 
 
 def from_llama(state_dict: StateDict, config: ModelConfig) -> Params:
-    """The parameters of a Llama state dict.
+    """The parameters of a Llama, Qwen3 or Gemma 3 state dict.
 
     Raises:
       UserError: naming the first tensor that is missing.
     """
-    blocks = {"attn_norm": {}, "attn": {}, "mlp_norm": {}, "mlp": {}}
-    for (part, name), theirs in LLAMA_BLOCK.items():
+    blocks: dict[str, Any] = {}
+    for (*parents, name), theirs in _block_names(config).items():
         arrays = [
             _take(state_dict, f"model.layers.{layer}.{theirs}") for layer in range(config.layers)
         ]
-        blocks[part][name] = np.stack([array.T for array in arrays])  # A norm's .T is itself.
+        place = blocks
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = np.stack([array.T for array in arrays])  # A norm's .T is itself.
+        if name == "scale":
+            place[name] += _norm_offset(config)
+    final = _take(state_dict, "model.norm.weight") + _norm_offset(config)
     params = {
         "embed": {"tokens": _take(state_dict, "model.embed_tokens.weight")},
         "blocks": blocks,
-        "final_norm": {"scale": _take(state_dict, "model.norm.weight")},
+        "final_norm": {"scale": final},
     }
     if not config.tied:
         params["unembed"] = {"kernel": _take(state_dict, "lm_head.weight").T}
@@ -107,14 +127,27 @@ def to_llama(params: Params, config: ModelConfig) -> StateDict:
     """The inverse of `from_llama`."""
     state = {
         "model.embed_tokens.weight": params["embed"]["tokens"],
-        "model.norm.weight": params["final_norm"]["scale"],
+        "model.norm.weight": params["final_norm"]["scale"] - _norm_offset(config),
     }
     if not config.tied:
         state["lm_head.weight"] = params["unembed"]["kernel"].T
-    for layer in range(config.layers):
-        for (part, name), theirs in LLAMA_BLOCK.items():
-            state[f"model.layers.{layer}.{theirs}"] = params["blocks"][part][name][layer].T
+    for path, theirs in _block_names(config).items():
+        stacked = functools.reduce(operator.getitem, path, params["blocks"])
+        if path[-1] == "scale":
+            stacked = stacked - _norm_offset(config)
+        for layer in range(config.layers):
+            state[f"model.layers.{layer}.{theirs}"] = stacked[layer].T
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
+
+
+def _block_names(config: ModelConfig) -> dict[tuple[str, ...], str]:
+    """Our path inside a block -> their name inside a layer, for Llama and its descendants."""
+    names = LLAMA_BLOCK | (QK_NORMS if config.qk_norm else {})
+    return names | (GEMMA3_NORMS if config.norm_position == "both" else {})
+
+
+def _norm_offset(config: ModelConfig) -> np.float32:
+    return np.float32(config.norm_position == "both")
 
 
 def load_pretrained(folder: Path | str) -> tuple[ModelConfig, Params]:
@@ -162,14 +195,14 @@ def config_from_hf(theirs: dict, source: Path) -> ModelConfig:
             mlp_width=theirs.get("n_inner"),
             norm_eps=theirs.get("layer_norm_epsilon", 1e-5),
         )
-    if kind != "llama":
-        raise UserError(f"{source}: model_type is {kind!r}; gpt2 and llama can be loaded.")
+    if kind not in ("llama", "qwen3", "gemma3_text"):
+        raise UserError(
+            f"{source}: model_type is {kind!r}; gpt2, llama, qwen3 and gemma3_text can be loaded."
+        )
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise UserError(f"{source}: scaled rotary frequencies are not supported; use a base model.")
     if theirs.get("attention_bias") or theirs.get("mlp_bias"):
-        raise UserError(f"{source}: Llama models with biases are not supported.")
-    return ModelConfig(
+        raise UserError(f"{source}: models with biases are supported as gpt2 only.")
+    shape = dict(
         vocab_size=theirs["vocab_size"],
         context_length=theirs["max_position_embeddings"],
         width=theirs["hidden_size"],
@@ -181,10 +214,43 @@ def config_from_hf(theirs: dict, source: Path) -> ModelConfig:
         positions="rope",
         norm="rms",
         mlp="swiglu",
-        tied=theirs.get("tie_word_embeddings", False),
+        tied=theirs.get("tie_word_embeddings", kind == "gemma3_text"),
         biases=False,
-        rope_theta=rope.get("rope_theta", theirs.get("rope_theta", 10000.0)),
         norm_eps=theirs["rms_norm_eps"],
+    )
+    if kind == "gemma3_text":
+        return ModelConfig(**shape | _gemma3_fields(theirs, rope, source))
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise UserError(f"{source}: scaled rotary frequencies are not supported; use a base model.")
+    if theirs.get("use_sliding_window"):
+        raise UserError(f"{source}: sliding windows are supported as gemma3_text only.")
+    theta = rope.get("rope_theta", theirs.get("rope_theta", 10000.0))
+    return ModelConfig(**shape, rope_theta=theta, qk_norm=kind == "qwen3")
+
+
+def _gemma3_fields(theirs: dict, rope: dict, source: Path) -> dict:
+    """What Gemma 3 has beyond Llama; its rotary settings are per kind of layer or flat."""
+    if theirs.get("use_bidirectional_attention") or theirs.get("final_logit_softcapping"):
+        raise UserError(f"{source}: bidirectional or soft-capped Gemma models are not supported.")
+    local, whole = rope.get("sliding_attention", {}), rope.get("full_attention", rope)
+    if whole.get("rope_type", "default") not in ("default", "linear"):
+        raise UserError(f"{source}: only linear scaling of rotary positions is supported.")
+    layer_types = theirs.get("layer_types") or []
+    full = [i for i, name in enumerate(layer_types, start=1) if name == "full_attention"]
+    every = theirs.get("sliding_window_pattern") or (full[0] if full else 6)
+    if full != [i for i in range(1, len(layer_types) + 1) if i % every == 0]:
+        raise UserError(f"{source}: its global layers do not come at a regular distance.")
+    return dict(
+        norm_position="both",
+        qk_norm=True,
+        mlp="geglu",
+        scale_embedding=True,
+        query_scale=theirs["query_pre_attn_scalar"] ** -0.5,
+        window=theirs["sliding_window"],
+        global_every=every,
+        rope_theta=whole.get("rope_theta", theirs.get("rope_theta", 1e6)),
+        rope_divisor=whole.get("factor", 1.0),
+        rope_theta_local=local.get("rope_theta", theirs.get("rope_local_base_freq", 10000.0)),
     )
 
 

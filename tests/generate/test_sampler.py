@@ -21,15 +21,24 @@ sample = jax.jit(
     static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature", "top_k", "top_p"),
 )
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
-LLAMA = dataclasses.replace(
-    GPT, kv_heads=2, positions="rope", norm="rms", mlp="swiglu", tied=False, biases=False
+WINDOWED = dataclasses.replace(
+    GPT,
+    kv_heads=2,
+    positions="rope",
+    norm="rms",
+    mlp="swiglu",
+    tied=False,
+    biases=False,
+    qk_norm=True,
+    window=3,
+    global_every=2,
 )
 ROWS = [[5, 9, 11, 4, 7], [8, 3], [12]]
 
 
-@pytest.fixture(params=["gpt", "llama"], scope="module")
+@pytest.fixture(params=["gpt", "windowed"], scope="module")
 def model(request):
-    config = {"gpt": GPT, "llama": LLAMA}[request.param]
+    config = {"gpt": GPT, "windowed": WINDOWED}[request.param]
     # Ten times the usual scale: distributions that are far from uniform.
     return config, jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
 

@@ -24,7 +24,19 @@ LLAMA = dataclasses.replace(
     GPT, kv_heads=2, positions="rope", norm="rms", mlp="swiglu", tied=False, biases=False
 )
 POST = dataclasses.replace(GPT, positions="sinusoidal", norm_position="post")
-CONFIGS = {"gpt": GPT, "llama": LLAMA, "post": POST}
+GEMMA = dataclasses.replace(
+    LLAMA,
+    norm_position="both",
+    qk_norm=True,
+    mlp="geglu",
+    scale_embedding=True,
+    query_scale=0.4,
+    window=3,
+    global_every=2,
+    rope_theta=100.0,
+    rope_divisor=2.0,
+)
+CONFIGS = {"gpt": GPT, "llama": LLAMA, "post": POST, "gemma": GEMMA}
 
 
 @pytest.fixture(params=CONFIGS)
