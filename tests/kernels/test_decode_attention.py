@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 from gpt_jax.errors import UserError
@@ -87,7 +88,8 @@ def draw(rng, dtype, T, N, K, H, S, size=1.0, page=None, int8=False, **options):
             pool[table] = np.stack(pages, axis=1)
             cache[name] = pool
         used = np.arange(S // page) * page < lengths[:, None]
-        cache["page_table_BP"] = np.where(used, table, rng.choice([-1, 10**6])).astype(np.int32)
+        junk = rng.choice([-1, 10**6], table.shape)
+        cache["page_table_BP"] = np.where(used, table, junk).astype(np.int32)
     segments = dict(q_segment_ids_BT=q_segments, kv_segment_ids_BS=kv_segments)
     return dict(q_BTNH=q, **cache, lengths_B=lengths, **segments), expected
 
@@ -113,6 +115,18 @@ def test_float32_equals_a_float64_loop(implementation, shape, seed, size):
     out = run(arguments, **options, implementation=implementation)
     assert error(out, expected) <= 1e-5
     np.testing.assert_array_equal(out[expected == 0.0], 0.0)
+
+
+@pytest.mark.parametrize("shape", ["many pages", "int8 pages", "long, a window"])
+def test_a_simulated_tpu_reads_nothing_out_of_bounds(shape):
+    """Break it: leave `last` out of the page's number in pallas_tpu.py."""
+    arguments, expected = draw(np.random.default_rng(2), np.float32, **SHAPES[shape])
+    call = functools.partial(
+        decode_attention, window=SHAPES[shape].get("window"), implementation="pallas_tpu"
+    )
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(out_of_bounds_reads="raise")):
+        out = jax.jit(lambda x: call(**x))(arguments)
+        assert error(out, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS[2:])
