@@ -34,6 +34,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
 from gpt_jax.kernels.attention.api import KERNELS, make_options
 from gpt_jax.kernels.decode_attention import decode_attention
+from gpt_jax.kernels.decode_attention.api import KERNELS as DECODE_KERNELS
 from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy
 from gpt_jax.kernels.timing import Case, Result, finish, measure, measure_ceilings, take_turns
 
@@ -137,6 +138,9 @@ def decoding_case(B: int, S: int, N: int, K: int, H: int, dtype) -> Case:
     arrays = normal(dtype, (B, 1, N, H), (B, S, K, H), (B, S, K, H))
     ours = functools.partial(decode_attention, lengths_B=S)
     by_xla = functools.partial(ours, implementation="xla")
+    names = [name for name in OUR_KERNELS[jax.devices()[0].platform] if name in DECODE_KERNELS]
+    forwards = {"gpt_jax": ours}
+    forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
     torch_forward, _ = torch_attention(*arrays, arrays[0], causal=False)
     return Case(
         f"decode_attention, B {B} S {S} N {N}/{K} H {H}",
@@ -144,7 +148,7 @@ def decoding_case(B: int, S: int, N: int, K: int, H: int, dtype) -> Case:
         "GB/s",
         arrays,
         by_xla,
-        {"gpt_jax": ours, "  xla": by_xla} | jax_nn(),
+        forwards | {"  xla": by_xla} | jax_nn(),
         {"PyTorch SDPA": torch_forward},
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention.api import target
+from gpt_jax.kernels.attention.api import is_local, target
 from gpt_jax.kernels.decode_attention import pallas_gpu, pallas_tpu, reference, xla
 from gpt_jax.kernels.decode_attention.layout import Cache, Options
 
@@ -101,21 +101,12 @@ def choose(q_BTNH: jax.Array, cache: Cache, implementation: Implementation | Non
     """The name in MODULES of what computes this call."""
     platform, chip = target()
     name = implementation or PREFERRED.get(platform, "xla")
-    if name in KERNELS and (is_split() or not MODULES[name].takes(q_BTNH, cache)):
+    if name in KERNELS and not (is_local() and MODULES[name].takes(q_BTNH, cache)):
         name = "xla"
     layout = "contiguous" if cache.page_table_BP is None else "paged"
     entries = cache.k_LRSKH
     _log_once(chip, q_BTNH.shape[1:], layout, entries.dtype.name, entries.shape[2:4], name)
     return name
-
-
-def is_split() -> bool:
-    """Whether XLA is to split this program over devices, which it cannot do to a kernel."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return any(
-        size > 1 and kind == jax.sharding.AxisType.Auto
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    )
 
 
 @functools.cache
