@@ -10,7 +10,8 @@ which is known from the loop's condition, and adds up three things:
 * Collective bytes, by kind: what a device sends in the bandwidth-optimal algorithm, so that of n
   devices each sends (n-1)/n of a gathered or scattered array, and twice that of a reduced one.
 
-A custom kernel is a black box to HLO: its FLOPs are not in here.
+A custom kernel is a black box to HLO: its FLOPs and bytes are those of its cost estimate. One
+without counts as no FLOPs, and as reading its operands whole.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%([\w.\-]+)")
+ESTIMATE = re.compile(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"')
 OFF_HBM = re.compile(r"S\([1-9]\d*\)")  # an HBM array has no memory space, or S(0)
 
 
@@ -152,6 +154,8 @@ class _Counter:
                 flops += dot_flops(op, computation)
             elif op.opcode == "convolution":
                 flops += convolution_flops(op, computation)
+            elif op.opcode == "custom-call" and (estimate := ESTIMATE.search(op.attributes)):
+                flops += float(estimate[1])
             elif kind in COLLECTIVES:
                 if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                     kind = "reduce-scatter"
@@ -226,6 +230,8 @@ class _Counter:
             return 2 * _operand(computation, op.operands[1]).hbm_bytes
         if op.opcode == "custom-call" and "AllocateBuffer" in op.attributes:
             return 0.0
+        if op.opcode == "custom-call" and (estimate := ESTIMATE.search(op.attributes)):
+            return float(estimate[2])
         read = sum(_operand(computation, operand).hbm_bytes for operand in op.operands)
         if op.opcode.endswith("-start"):  # its result holds the operands again
             return 2 * read if op.opcode != "copy-start" else _copied(op)

@@ -172,9 +172,17 @@ def decode_attention(
             pl.BlockSpec((None, padded_rows, 1), lambda b, *_: (b, 0, 0)),
             pl.BlockSpec((None, 1, pieces * W), of_segments),
         ]
+    # At most, where all rows are full. Planners ask for it: of the operands one layer is read.
+    entries = B * P * S
+    cost = pl.CostEstimate(
+        flops=4 * entries * N * T * H,
+        transcendentals=entries * N * T,
+        bytes_accessed=2 * entries * K * H * cache.k_LRSKH.dtype.itemsize,
+    )
     call = functools.partial(
         pl.pallas_call,
         functools.partial(_kernel, T, G, J, pieces, cache.k_scale_LRKS is not None, options),
+        cost_estimate=cost,
         out_shape=jax.ShapeDtypeStruct((B, X, padded_rows, J * H), q_BTNH.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
