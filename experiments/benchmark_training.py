@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from gpt_jax.errors import UserError
-from gpt_jax.models import ModelConfig, forward, init, token_logprobs
+from gpt_jax.models import ModelConfig, forward, init, token_nll
 from gpt_jax.models.presets import tiny
 from gpt_jax.parallel.host import keep_freed_memory
 
@@ -103,8 +103,8 @@ def jax_step(
     def loss_fn(params, tokens_BT, positions_BT, segment_ids_BT):
         hidden_BTD, _ = forward(config, params, tokens_BT, positions_BT, segment_ids_BT)
         targets_BT = jnp.roll(tokens_BT, -1, axis=1)
-        logprobs_BT, _ = token_logprobs(config, params, hidden_BTD, targets_BT)
-        return -logprobs_BT[:, :-1].mean()
+        weights_BT = jnp.ones(targets_BT.shape).at[:, -1].set(0.0)
+        return token_nll(config, params, hidden_BTD, targets_BT, weights_BT) / weights_BT.sum()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def train_step(params, optimizer_state, *batch):

@@ -9,6 +9,7 @@ from gpt_jax.models.heads import (
     score_last_token,
     score_tokens,
     token_logprobs,
+    token_nll,
 )
 from gpt_jax.models.transformer import KVCache, forward, init
 
@@ -24,4 +25,5 @@ __all__ = [
     "score_last_token",
     "score_tokens",
     "token_logprobs",
+    "token_nll",
 ]
