@@ -41,7 +41,7 @@ from gpt_jax.train import command
 from gpt_jax.train.optim import OptimizerConfig
 
 VOCAB_MULTIPLE = 128
-REMATS = ("none", "dots", "block")
+REMATS = ("none", "dots", "block", "offload")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

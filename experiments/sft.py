@@ -15,11 +15,12 @@ from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.losses.lm import Loss, lm_loss
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.flops import training_flops
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
 from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit, perplexity, resolve_steps
+from gpt_jax.train.loop import TrainConfig, fit, language_metrics, resolve_steps
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.state import TrainState
@@ -88,7 +89,9 @@ def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
             tokens_per_step=train.batch_size * model.context_length,
             evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
             schedule=make_schedule(recipe.optimizer, train.steps),
-            derive=perplexity,
+            derive=language_metrics(
+                train.batch_size * training_flops(model, model.context_length), mesh
+            ),
         )
 
 

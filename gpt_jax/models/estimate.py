@@ -32,7 +32,8 @@ def memory(
         "none": c.layers * whole,
         "dots": c.layers * whole / 2 + whole,
         "block": c.layers * tokens * c.width * 2 + whole,
-    }.get(c.remat, whole)
+        "offload": whole,
+    }[c.remat]
     gathered = 8 * matmul_weights(c) / c.layers / tensor  # two layers' weights at a time
     return state + saved + gathered
 

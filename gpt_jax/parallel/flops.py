@@ -1,7 +1,8 @@
 """FLOPs of a traced program, before any compiler has seen it: what was asked for, over all devices.
 
-Beside `hlo.cost`, which counts what one device was given, this tells recomputation and replicated
-work from the work itself. It also sees into Pallas kernels, which HLO does not.
+Beside `hlo.cost`, which counts what one device was given, this tells replicated work from the work
+itself. On a machine without an accelerator it traces the XLA form of every kernel, which does the
+visible blocks of attention and no others, as the kernels do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def traced_flops(function: Callable, *args: Any) -> float:
       args: arrays or ShapeDtypeStructs.
 
     A scan counts as often as it steps. A `while_loop` counts as often as the largest integer
-    constant in its condition says (the sampler's: the longest completion).
+    constant in its condition says (the sampler's: the longest completion). Of two branches the
+    dearer counts: with sliding windows, every layer as if it were global.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -46,8 +48,6 @@ def _equation(equation) -> float:
         return _largest_constant(condition) * _count(params["body_jaxpr"].jaxpr)
     if name == "cond":
         return max(inside)
-    if name == "pallas_call":
-        return math.prod(params["grid_mapping"].grid) * sum(inside)
     if name == "shard_map":
         return params["mesh"].size * sum(inside)
     if name.startswith("custom_"):

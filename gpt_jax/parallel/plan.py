@@ -86,8 +86,8 @@ def compile_program(
     started = time.monotonic()
     if sum(shard_bytes(args).values()) > chip.hbm_bytes:
         raise DoesNotFit(_exhausted(name, "", args, chip))
+    asked = traced_flops(function, *jax.tree.map(_whole, args))
     with jax.set_mesh(mesh):
-        asked = traced_flops(function, *args)
         try:
             compiled = function.lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -108,7 +108,7 @@ def compile_program(
         )
     cost = hlo.cost(compiled.as_text())
     traced = asked / mesh.size
-    # HLO does not see into Pallas kernels; where it sees less than was asked for, they did it.
+    # HLO does not see into kernels: where it sees less than was asked for, they do the rest.
     flops = max(cost.flops, traced)
     return Program(
         name=name,
@@ -127,6 +127,10 @@ def compile_program(
         },
         compile_seconds=time.monotonic() - started,
     )
+
+
+def _whole(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def shard_bytes(tree: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
+from gpt_jax.parallel.chips import chip_of
 from gpt_jax.train.finite import TENSOR
 from gpt_jax.train.metrics import mean
 from gpt_jax.train.progress import Progress
@@ -160,6 +161,21 @@ class _Clock:
         return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}
 
 
-def perplexity(values: dict[str, float]) -> dict[str, float]:
-    """exp(loss), for `derive` of the language-model stages."""
-    return {"perplexity": math.exp(min(values["loss"], 700.0))}
+def language_metrics(
+    flops_per_step: float, mesh: Mesh
+) -> Callable[[dict[str, float]], dict[str, float]]:
+    """For `derive` of the language-model stages: `perplexity`, and `mfu` on chips that are known.
+
+    The MFU is the FLOP/s that the model's formula asks for over the peak of the devices (Chowdhery
+    et al. 2022, appendix B); `flops_per_step` is over all devices.
+    """
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+
+    def derive(values: dict[str, float]) -> dict[str, float]:
+        found = {"perplexity": math.exp(min(values["loss"], 700.0))}
+        if chip is not None:
+            peak = mesh.size * chip.flops
+            found["mfu"] = flops_per_step / values["seconds_per_step"] / peak
+        return found
+
+    return derive
