@@ -1,10 +1,12 @@
-"""The Hopper kernels in JAX's interpreter of GPU threads and barriers, against dense float64.
+"""The Hopper kernels in JAX's interpreter of GPU threads and barriers.
 
-The interpreter is private to JAX and knows only a part of Mosaic GPU; what it lacks is replaced
-here by its meaning: register layouts by nothing, wgmma by a matmul. The copies, the barriers, the
-indices and the arithmetic are the kernels' own, and accesses that race are reported.
+The numbers and limits are those of the parity suite. The interpreter is private to JAX and knows
+only a part of Mosaic GPU; what it lacks is replaced here by its meaning: register layouts by
+nothing, wgmma by a matmul. The copies, the barriers, the indices and the arithmetic are the
+kernels' own, and accesses that race are reported.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -13,7 +15,7 @@ import pytest
 
 from gpt_jax.kernels.attention import mosaic_gpu
 from gpt_jax.kernels.attention.scores import Options
-from tests.kernels.test_attention_gpu import dense, draw, error
+from tests.kernels import test_attention_parity as parity
 
 interpret = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call")
 params = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.params")
@@ -42,23 +44,17 @@ def on_cpu(monkeypatch):
         yield
 
 
-def test_kernels_equal_dense_float64_without_races(on_cpu):
-    """Two heads to a key, four tiles through two slots, three documents, queries at an offset.
+def test_parity_without_races(on_cpu, monkeypatch):
+    """Two heads to a key, four tiles through two slots, several documents, an offset.
 
     Break it: let the copies not wait for a free slot, or the masks not see `q_offset`.
     """
-    (q, k, v, dout), q_segments, kv_segments = draw(1, 128, 256, 2, 1, 64, "bfloat16", 3)
-    mask = (q_segments, kv_segments, jnp.int32(128), None, OPTIONS)
-
-    @jax.jit
-    def run(q, k, v, dout):
-        out, lse = mosaic_gpu.forward(q, k, v, *mask, blocks=(64, 2))
-        return out, lse, *mosaic_gpu.backward(q, k, v, *mask, out, lse, dout)
-
-    exact = dense(q, k, v, dout, *mask)
-    limits = (5e-3, 1e-5, 1e-2, 1e-2, 1e-2)
-    for ours, expected, limit in zip(run(q, k, v, dout), exact, limits):
-        assert error(ours, expected) <= limit
+    run = parity.halves(mosaic_gpu, blocks=(64, 2))
+    monkeypatch.setitem(
+        parity.IMPLEMENTATIONS, "mosaic_gpu", (run, contextlib.nullcontext, ("bfloat16",))
+    )
+    case = parity.Case(B=1, T=128, S=256, N=2, K=1, H=64, q_offset=128)
+    parity.check("mosaic_gpu", case, "bfloat16")
     assert not interpret.get_races().races_found
 
 

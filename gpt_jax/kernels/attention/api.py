@@ -26,7 +26,7 @@ KERNELS = {
     "mosaic_gpu": mosaic_gpu,
 }
 # What `implementation=None` tries on a platform before "xla".
-PREFERRED = {"tpu": "pallas_tpu"}
+PREFERRED = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 
 
 def attention(
