@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from gpt_jax.errors import UserError
@@ -55,12 +56,14 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"the mesh {product} needs {needed} devices and there are {len(devices)}; "
             "lower one of its axes"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        devices=devices[:needed],
-        axis_types=(AxisType.Auto,) * len(sizes),
-    )
+    shape, kinds = tuple(sizes.values()), (AxisType.Auto,) * len(sizes)
+    devices = devices[:needed]
+    try:
+        return jax.make_mesh(shape, tuple(sizes), devices=devices, axis_types=kinds)
+    except NotImplementedError:
+        # An axis is a part of one of the torus' axes (8 of 24): its neighbours share links.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(grid, tuple(sizes), axis_types=kinds)
 
 
 def platform() -> str:

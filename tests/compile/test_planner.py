@@ -32,7 +32,7 @@ def billion(stage, name, *more):
 def test_a_billion_parameters_plan(stage, name, tmp_path):
     config = plan.parse(billion(stage, name, "--run-dir", str(tmp_path)))
     result = plan.main(config)
-    assert result == json.loads((tmp_path / "plan.json").read_text())
+    assert json.loads((tmp_path / "plan.json").read_text())["step"] == result["step"]
     assert "<table>" in (tmp_path / "plan.html").read_text()
 
     devices, step = result["devices"], result["step"]
