@@ -26,16 +26,19 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from gpt_jax.errors import UserError
+from gpt_jax.kernels import baselines
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
 from gpt_jax.kernels.attention.api import KERNELS, make_options
 from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.kernels.decode_attention.api import KERNELS as DECODE_KERNELS
-from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy
+from gpt_jax.kernels.linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_sum,
+)
 from gpt_jax.kernels.timing import Case, Result, finish, measure, measure_ceilings, take_turns
 
 ROUNDS = 11
@@ -68,7 +71,7 @@ def main(rounds: int = ROUNDS, output: Path | None = None) -> list[Result]:
     for case in itertools.chain(
         *(attention_cases(*size, dtype) for size in attention_sizes),
         (decoding_case(*size, dtype) for size in decoding_sizes),
-        (loss_case(*size, dtype) for size in loss_sizes),
+        *(loss_cases(*size, dtype) for size in loss_sizes),
     ):
         print(case.name, file=sys.stderr, flush=True)
         results += [(case, result) for result in measure(case, ceilings, rounds)]
@@ -95,20 +98,18 @@ def attention_cases(B: int, T: int, N: int, K: int, H: int, dtype) -> list[Case]
             implementation=implementation,
         )
 
-    def pallas_ops(q, k, v):
-        from jax.experimental.pallas.ops.gpu.attention import mha
-
-        k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
-        return mha(q, k, v, segment_ids=None, sm_scale=H**-0.5, causal=True)
-
     options = make_options(arrays[0], True, None, None, None)
     names = OUR_KERNELS[jax.devices()[0].platform]
     names = [name for name in names if KERNELS[name].takes(*arrays[:2], options)]
     by_xla = functools.partial(ours, implementation="xla")
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
-    forwards |= {"  xla": by_xla} | jax_nn(is_causal=True) | {"jax.experimental": pallas_ops}
-    torch_forward, torch_both = torch_attention(*arrays, causal=True)
+    forwards |= (
+        {"  xla": by_xla}
+        | baselines.jax_nn(is_causal=True)
+        | {"jax.experimental": baselines.pallas_ops}
+    )
+    torch_forward, torch_both = baselines.torch_attention(*arrays, causal=True)
     operations = 2 * B * N * T * T * H  # Two matmuls, half of whose products are hidden.
     shape = f"B {B} T {T} N {N}/{K} H {H}"
     return [
@@ -141,39 +142,51 @@ def decoding_case(B: int, S: int, N: int, K: int, H: int, dtype) -> Case:
     names = [name for name in OUR_KERNELS[jax.devices()[0].platform] if name in DECODE_KERNELS]
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
-    torch_forward, _ = torch_attention(*arrays, arrays[0], causal=False)
+    torch_forward, _ = baselines.torch_attention(*arrays, arrays[0], causal=False)
     return Case(
         f"decode_attention, B {B} S {S} N {N}/{K} H {H}",
         arrays[1].nbytes + arrays[2].nbytes,
         "GB/s",
         arrays,
         by_xla,
-        forwards | {"  xla": by_xla} | jax_nn(),
+        forwards | {"  xla": by_xla} | baselines.jax_nn(),
         {"PyTorch SDPA": torch_forward},
     )
 
 
-def loss_case(M: int, D: int, V: int, dtype) -> Case:
-    """Log-probabilities of M tokens with their gradients, against the logits written out."""
-    hidden_MD, unembed_VD, weights_M = normal(dtype, (M, D), (V, D), (M,))
+def loss_cases(M: int, D: int, V: int, dtype) -> list[Case]:
+    """The LM loss of M tokens, and their log-probabilities, each with its gradients."""
+    hidden_MD, unembed_VD, dout_M = normal(dtype, (M, D), (V, D), (M,))
     targets_M = jax.random.randint(jax.random.key(1), (M,), 0, V)
+    inputs = hidden_MD, unembed_VD * D**-0.5
 
-    def ours(hidden, unembed):
+    def loss(hidden, unembed):
+        return linear_cross_entropy_sum(hidden, unembed, targets_M, jnp.ones(M))
+
+    def logprobs(hidden, unembed):
         return linear_cross_entropy(hidden, unembed, targets_M)[0]
 
     def unfused(hidden, unembed):
-        logits = jnp.einsum("MD,VD->MV", hidden, unembed, preferred_element_type=jnp.float32)
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), targets_M[:, None], axis=1)[:, 0]
+        return baselines.unfused_logprobs(hidden, unembed, targets_M)
 
-    return Case(
-        f"linear_cross_entropy, forward + backward, M {M} D {D} V {V}",
-        6 * M * D * V,
-        "TFLOP/s",
-        (hidden_MD, unembed_VD * D**-0.5, weights_M),
-        with_gradients(ours),
-        {"gpt_jax": with_gradients(ours), "logits written out": with_gradients(unfused)},
-        {},
-    )
+    def unfused_loss(hidden, unembed):
+        return -unfused(hidden, unembed).sum()
+
+    return [
+        Case(
+            f"linear_cross_entropy{name}, forward + backward, M {M} D {D} V {V}",
+            6 * M * D * V,
+            "TFLOP/s",
+            (*inputs, dout),
+            with_gradients(ours),
+            {"gpt_jax": with_gradients(ours), "logits written out": with_gradients(theirs)},
+            {},
+        )
+        for name, ours, theirs, dout in (
+            ("_sum", loss, unfused_loss, jnp.ones((), dtype)),
+            ("", logprobs, unfused, dout_M),
+        )
+    ]
 
 
 def normal(dtype, *shapes) -> tuple[jax.Array, ...]:
@@ -193,53 +206,11 @@ def with_gradients(function: Callable) -> Callable:
     return run
 
 
-def jax_nn(**options) -> dict[str, Callable]:
-    function = functools.partial(jax.nn.dot_product_attention, **options)
-    return {
-        f"jax.nn, {name}": functools.partial(function, implementation=name)
-        for name in ("cudnn", "xla")
-    }
-
-
-def torch_attention(q, k, v, dout, causal: bool) -> tuple[Callable, Callable]:
-    """PyTorch's attention on the same numbers: forward, and with gradients."""
-
-    @functools.cache
-    def tensors():
-        import torch
-
-        platform = jax.default_backend()
-        if not (platform == "cpu" or (platform == "gpu" and torch.cuda.is_available())):
-            raise RuntimeError(f"this PyTorch does not reach the {platform}")
-        how = {"dtype": getattr(torch, q.dtype.name), "device": {"gpu": "cuda"}.get(platform)}
-        arrays = [np.asarray(x, np.float32) for x in (q, k, v, dout)]
-        return [torch.tensor(x, **how).transpose(1, 2).requires_grad_() for x in arrays]
-
-    def attend(q, k, v):
-        from torch.nn.functional import scaled_dot_product_attention
-
-        grouped = q.shape[1] != k.shape[1]
-        return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
-
-    def forward(*_):
-        return attend(*(x.detach() for x in tensors()[:3])).transpose(1, 2)
-
-    def both(*_):
-        import torch
-
-        *inputs, dout = tensors()
-        out = attend(*inputs)
-        gradients = torch.autograd.grad(out, inputs, dout)
-        return tuple(x.detach().transpose(1, 2) for x in (out, *gradients))
-
-    return forward, both
-
-
 def as_table(title: str, results: list[tuple[Case, Result]]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column(no_wrap=True)
+    table.add_column()
     for heading in ("ms", "rate", "share", "ours is", "MiB"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for case, group in itertools.groupby(results, key=lambda pair: pair[0]):
         table.add_section()
         table.add_row(f"[bold]{case.name}[/bold]")

@@ -93,8 +93,9 @@ def take_turns(calls: dict[Any, Callable], rounds: int) -> dict[Any, list[float]
         finish(call())
         repeats[name] = max(1, round(TURN_SECONDS / (time.perf_counter() - start)))
     turns = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
+    for turn in range(rounds):
+        # Back and forth, so that no one always follows the same other.
+        for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 output = call()

@@ -14,7 +14,7 @@ def test_it_times_every_op_on_this_device(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(timing, "TURN_SECONDS", 1e-4)
     lines = bench.main(rounds=1, output=tmp_path / "bench.json")
     ours = [line for line in lines if line.contestant == "gpt_jax"]
-    assert len(ours) == len({line.case for line in lines}) == 4
+    assert len(ours) == len({line.case for line in lines}) == 5
     for line in ours:
         assert line.seconds > 0 and line.rate > 0 and line.ours_is == 1.0, line
     missing = next(line for line in lines if line.contestant == "jax.nn, cudnn")
