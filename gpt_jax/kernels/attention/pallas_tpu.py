@@ -45,7 +45,8 @@ from gpt_jax.kernels.attention.tiles import visible_tiles
 
 LANES, SUBLANES = 128, 16
 MAX_HEAD_SIZE = 256
-BLOCK = 512  # Queries and keys per block.
+BLOCK = 512  # Queries and keys per block. Not measured: no TPU was at hand.
+MAX_ROWS_OF_TILES = 2**13  # Four numbers each, in the scalar memory.
 
 
 class _Plan(NamedTuple):
@@ -65,9 +66,16 @@ class _Plan(NamedTuple):
 
 
 def takes(q_BTNH: jax.Array, k_BSKH: jax.Array, options: Options) -> bool:
-    """Whether there are queries for whole rows of lanes, and the heads are whole sublanes."""
-    T, _, H = q_BTNH.shape[1:]
-    return T >= LANES and H % SUBLANES == 0 and H <= MAX_HEAD_SIZE
+    """Whether rows of lanes can be filled, heads are whole sublanes, and the tiles' bounds fit."""
+    B, T, _, H = q_BTNH.shape
+    return (
+        T >= LANES
+        and H % SUBLANES == 0
+        and H <= MAX_HEAD_SIZE
+        and q_BTNH.dtype == k_BSKH.dtype
+        and q_BTNH.dtype in (jnp.float32, jnp.bfloat16)
+        and B * (max(T, k_BSKH.shape[1]) // BLOCK + 1) <= MAX_ROWS_OF_TILES
+    )
 
 
 def forward(

@@ -61,38 +61,3 @@ def visible(q_segment_ids, kv_segment_ids, distance, options: Options) -> jax.Ar
     if options.window is not None:
         seen &= distance < options.window
     return seen
-
-
-def key_blocks(q_first, q_block: int, kv_block: int, count: int, options: Options):
-    """[first, end) of the `count` key blocks that some query of a block may see.
-
-    Args:
-      q_first: the index of the block's first query on the key axis; may be traced.
-      q_block, kv_block: sizes of the blocks.
-    """
-    end = _blocks_below(q_first + q_block, kv_block, count) if options.causal else count
-    if options.window is None:
-        return 0, end
-    return _block_of(q_first - options.window + 1, kv_block, count), end
-
-
-def query_blocks(kv_first, q_offset, q_block: int, kv_block: int, count: int, options: Options):
-    """[first, end) of the `count` query blocks in which some query may see a key of a block."""
-    first = _block_of(kv_first - q_offset, q_block, count) if options.causal else 0
-    if options.window is None:
-        return first, count
-    end = kv_first - q_offset + kv_block + options.window - 1
-    return first, _blocks_below(end, q_block, count)
-
-
-# Of what may be negative; in `lax`, because `//` asks for the sign, which Mosaic finds hard.
-
-
-def _block_of(index, size: int, count: int):
-    index = jnp.maximum(jnp.int32(index), 0)
-    return jnp.minimum(jax.lax.div(index, jnp.int32(size)), count)
-
-
-def _blocks_below(end, size: int, count: int):
-    end = jnp.maximum(jnp.int32(end), 0)
-    return jnp.minimum(jax.lax.div(end + (size - 1), jnp.int32(size)), count)

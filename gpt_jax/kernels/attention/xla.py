@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from gpt_jax.kernels.attention.scores import (
     HIDDEN,
     LEAST_MAX,
-    key_blocks,
-    query_blocks,
     scores,
     scores_gradient,
     visible,
 )
+from gpt_jax.kernels.attention.tiles import visible_tiles
 
 # Up to this T x S the weights of every head may be kept for the backward pass.
 MAX_SHORT = 512 * 512
@@ -103,6 +102,9 @@ def forward(
     kv_segments_JBs = _blocks(kv_segment_ids_BS, 1, kv_block)
     slopes = _grouped_slopes(alibi_slopes_N, K)
 
+    masks = (q_segment_ids_BT, kv_segment_ids_BS, q_offset, options)
+    first_I, end_I = _seen_by_any_row(visible_tiles(*masks, q_block, kv_block)[0])
+
     def one_query_block(i):
         """Algorithm 1: the keys pass by, out and its normaliser follow the running maximum."""
 
@@ -124,14 +126,13 @@ def forward(
             out = rescale * out + _dot("bkgts,bksh->bkgth", e.astype(v_BSKH.dtype), v_JBKsH[j])
             return out, rescale * total + e.sum(axis=-1, keepdims=True), new_maximum
 
-        first, end = key_blocks(q_offset + i * q_block, q_block, kv_block, len(k_JBKsH), options)
         rows = (B, K, N // K, q_block)
         start = (
             jnp.zeros((*rows, H), jnp.float32),
             jnp.zeros((*rows, 1), jnp.float32),
             jnp.full((*rows, 1), LEAST_MAX, jnp.float32),
         )
-        out, total, maximum = jax.lax.fori_loop(first, end, one_key_block, start)
+        out, total, maximum = jax.lax.fori_loop(first_I[i], end_I[i], one_key_block, start)
         out = out / jnp.where(total == 0.0, 1.0, total)
         return out.astype(q_BTNH.dtype), jnp.where(total == 0.0, -jnp.inf, maximum + jnp.log(total))
 
@@ -176,6 +177,9 @@ def backward(
     kv_segments_JBs = _blocks(kv_segment_ids_BS, 1, kv_block)
     slopes = _grouped_slopes(alibi_slopes_N, K)
 
+    masks = (q_segment_ids_BT, kv_segment_ids_BS, q_offset, options)
+    first_J, end_J = _seen_by_any_row(visible_tiles(*masks, q_block, kv_block)[1])
+
     def one_key_block(dq_IBKGtH, j):
         """Algorithm 2: the queries pass by, dk and dv grow; dq grows a little in every pass."""
 
@@ -200,10 +204,9 @@ def backward(
             dq_IBKGtH = dq_IBKGtH.at[i].add(_dot("bkgts,bksh->bkgth", ds, k_JBKsH[j]))
             return dq_IBKGtH, dk, dv
 
-        first, end = query_blocks(j * kv_block, q_offset, q_block, kv_block, len(q_IBKGtH), options)
         zeros = jnp.zeros((B, K, kv_block, H), jnp.float32)
         dq_IBKGtH, dk, dv = jax.lax.fori_loop(
-            first, end, one_query_block, (dq_IBKGtH, zeros, zeros)
+            first_J[j], end_J[j], one_query_block, (dq_IBKGtH, zeros, zeros)
         )
         return dq_IBKGtH, (dk, dv)
 
@@ -249,6 +252,13 @@ def _heads_last(x_BKGTH: jax.Array) -> jax.Array:
 
 def _grouped_slopes(alibi_slopes_N, K: int):
     return None if alibi_slopes_N is None else alibi_slopes_N.reshape(K, -1, 1, 1)
+
+
+def _seen_by_any_row(tiles_BI4: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[first, end) of the blocks to visit: all rows of the batch go through them together."""
+    first_BI, end_BI = tiles_BI4[..., 0], tiles_BI4[..., 3]
+    first_BI = jnp.where(first_BI == end_BI, jnp.iinfo(first_BI.dtype).max, first_BI)
+    return first_BI.min(axis=0), end_BI.max(axis=0)
 
 
 def _block_sizes(T: int, S: int, q_block: int, kv_block: int | None) -> tuple[int, int]:
