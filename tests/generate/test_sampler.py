@@ -11,7 +11,8 @@ from gpt_jax.data.batches import Prompts, pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate import generate, init_cache
 from gpt_jax.generate.sampler import filter_logprobs
-from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs
+from gpt_jax.kernels.decode_attention import api as decode_attention_api
+from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs, transformer
 
 PAD, STOP, C = 0, 1, 6
 init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnums=0)
@@ -78,6 +79,26 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     assert int(cache.index) == 7
     real = np.asarray(prompts.segment_ids_BP) != 0
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
+def test_the_kernels_decode_as_the_full_forward_does(kernel, monkeypatch):
+    """Invariant 2, in Pallas's interpreter, with the layers in a loop as on an accelerator."""
+    config = dataclasses.replace(WINDOWED, layers=4)
+    monkeypatch.setattr(transformer, "layer_unroll", lambda layers: 1)
+    params = jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
+    prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
+    full, _ = apply(config, params, *prompts)
+
+    monkeypatch.setitem(decode_attention_api.PREFERRED, "cpu", kernel)
+    decode = jax.jit(lambda *inputs: forward(config, params, *inputs))
+    cache, steps = init_cache(config, len(ROWS), 9), []
+    assert "pallas_call" in str(jax.make_jaxpr(decode)(*(x[:, :1] for x in prompts), cache))
+    for t in range(7):
+        step, cache = decode(*(x[:, t : t + 1] for x in prompts), cache)
+        steps.append(step)
+    real = np.asarray(prompts.segment_ids_BP) != 0
+    np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

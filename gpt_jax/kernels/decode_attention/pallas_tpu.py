@@ -7,8 +7,8 @@ with a step's scores s = scale q k^T, for each query the maximum m, the sum l an
     m' = max(m, max s)        p = exp(s - m')
     l' = exp(m - m') l + sum p        acc' = exp(m - m') acc + p v        out = acc / l
 
-which is the merging of split softmaxes by their log-sum-exp (Dao et al. 2023), one after another:
-a TPU core reads at full bandwidth, so rows of the batch, not splits, go to different cores.
+which merges split softmaxes (Dao et al. 2023) one after another: one TPU core reads at the chip's
+full bandwidth, or its share of it, so rows of the batch, not splits, go to different cores.
 
 A cache entry lies in memory as J heads of H lanes; a slice of one head would not fill a lane tile.
 So the queries are laid out block-diagonally, and one product gives the scores of all J heads:
@@ -46,7 +46,8 @@ LEAST_MAX = -1e29
 LANES = 128
 MAX_LANES = 1024  # of the heads side by side, where fewer than all will do
 MAX_ROWS = 128
-BLOCK = 2**19  # numbers in a step's keys: 1 MiB of bfloat16, about a microsecond to read
+BLOCK_BYTES = 2**20  # of a step's keys: about a microsecond to read
+MAX_ENTRIES = 2048
 MAX_PIECES = 16  # pages that one step reads
 
 
@@ -70,7 +71,7 @@ def choose_blocks(q_BTNH: jax.Array, cache: Cache) -> Blocks | None:
     if q_BTNH.dtype not in dtypes or cache.k_LRSKH.dtype not in (*dtypes, jnp.int8):
         return None
 
-    fitting = [
+    tiled = [
         J
         for J in range(1, K + 1)
         if K % J == 0
@@ -78,21 +79,24 @@ def choose_blocks(q_BTNH: jax.Array, cache: Cache) -> Blocks | None:
         and (J == K or J % 8 == 0 or cache.k_scale_LRKS is None)
     ]
     J = max(
-        (J for J in fitting if J * H <= MAX_LANES and J * (N // K) * T <= MAX_ROWS),
-        default=fitting[0],
+        (J for J in tiled if J * H <= MAX_LANES and J * (N // K) * T <= MAX_ROWS),
+        default=tiled[0],
     )
     if J * (N // K) * T > 4 * MAX_ROWS or J * H > 4 * MAX_LANES:
         return None
 
-    entries = max(LANES, min(2048, pl.next_power_of_2(BLOCK // (J * H) + 1) // 2))
+    fitting = BLOCK_BYTES // (J * H * cache.k_LRSKH.dtype.itemsize)
+    entries = max(LANES, min(MAX_ENTRIES, 2 ** (fitting.bit_length() - 1)))
     if cache.page_table_BP is None:
         return Blocks(J, min(entries, S), 1)
     if entries <= S:
         return Blocks(J, entries, 1) if S % entries == 0 else None
     P = cache.page_table_BP.shape[1]
     pieces = min(entries // S, MAX_PIECES, P)
-    tiled = S * cache.k_LRSKH.dtype.itemsize % 32 == 0 and (pieces == P or pieces * S % LANES == 0)
-    return Blocks(J, S, pieces) if tiled else None
+    whole_tiles = S * cache.k_LRSKH.dtype.itemsize % 32 == 0
+    return (
+        Blocks(J, S, pieces) if whole_tiles and (pieces == P or pieces * S % LANES == 0) else None
+    )
 
 
 def decode_attention(
