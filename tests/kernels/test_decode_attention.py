@@ -172,7 +172,7 @@ def test_bfloat16_is_as_exact_as_its_rounding(implementation, shape):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_one_layer_of_a_stack_is_read_where_it_lies(implementation):
-    """Break it: leave `cache.layer * R` out of a kernel's table."""
+    """Break it: leave the layer out of `pages_of_all_layers`."""
     rng = np.random.default_rng(0)
     for shape in ("one token", "int8 pages"):
         (other, _), (arguments, expected) = (draw(rng, np.float32, **SHAPES[shape]) for _ in "ab")

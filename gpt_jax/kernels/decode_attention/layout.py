@@ -61,6 +61,12 @@ def gather(cache: Cache) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Ar
     )
 
 
+def pages_of_all_layers(cache: Cache, batch: int) -> jax.Array:
+    """table_BP of rows of the joint axis L * R; a contiguous cache has one page per batch row."""
+    rows = jnp.arange(batch)[:, None] if cache.page_table_BP is None else cache.page_table_BP
+    return cache.layer * cache.k_LRSKH.shape[1] + rows
+
+
 def quantize(x_SKH: jax.Array) -> tuple[jax.Array, jax.Array]:
     """int8 entries and their float32 scales, one per token and head: x ~ entry * scale.
 

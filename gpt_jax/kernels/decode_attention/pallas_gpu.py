@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from gpt_jax.kernels.decode_attention.layout import Cache, Options
+from gpt_jax.kernels.decode_attention.layout import Cache, Options, pages_of_all_layers
 from gpt_jax.kernels.decode_attention.visible import read_range, visible
 
 HIDDEN = -1e30  # A hidden score: finite, and exp(HIDDEN - m) is 0 for every m >= LEAST_MAX.
@@ -80,9 +80,7 @@ def decode_attention(
     rows, lanes = (max(16, pl.next_power_of_2(size)) for size in (G * T, H))
     tile = TILE_BYTES // (lanes * cache.k_LRSKH.dtype.itemsize)
 
-    # All layers' rows form one axis, and a row of a contiguous cache is its only page.
-    table_BP = jnp.arange(B)[:, None] if cache.page_table_BP is None else cache.page_table_BP
-    table_BP = cache.layer * R + table_BP
+    table_BP = pages_of_all_layers(cache, B)
     P = table_BP.shape[1]
     mask_BTS = visible(T, P * S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, options.window)
     range_B3 = jnp.stack([*read_range(mask_BTS), lengths_B], axis=1)

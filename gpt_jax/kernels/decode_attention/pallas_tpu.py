@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gpt_jax.kernels.decode_attention.layout import Cache, Options
+from gpt_jax.kernels.decode_attention.layout import Cache, Options, pages_of_all_layers
 from gpt_jax.kernels.decode_attention.visible import read_range, visible
 
 HIDDEN = -1e30  # A hidden score: finite, and exp(HIDDEN - m) is 0 for every m >= LEAST_MAX.
@@ -115,9 +115,7 @@ def decode_attention(
     rows = J * G * T
     padded_rows = -(-rows // 16) * 16
 
-    # All layers' rows form one axis, and a row of a contiguous cache is its only page.
-    table_BP = jnp.arange(B)[:, None] if cache.page_table_BP is None else cache.page_table_BP
-    table_BP = cache.layer * R + table_BP
+    table_BP = pages_of_all_layers(cache, B)
     P = table_BP.shape[1]
     parts = -(-S // W)  # of a page
     mask_BTS = visible(T, P * S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, options.window)
