@@ -93,6 +93,17 @@ def layer_unroll(layers: int) -> int:
     return layers if platform() == "cpu" and layers <= 16 else 1
 
 
+def residual_axes(x_BTD: jax.Array, cache: Any) -> tuple[str | None, ...]:
+    """The logical axes of the residual stream."""
+    if cache is None:
+        return "batch", "length", None
+    if x_BTD.shape[1] > MAX_DECODE_TOKENS:
+        return "batch", None, None  # a cache is not split along its length
+    # A few tokens are less than a layer's weights: these stay on their devices and the products
+    # are summed, where otherwise fsdp would gather the whole model for every token.
+    return "replicas", None, "width"
+
+
 class Transformer(nn.Module):
     config: ModelConfig
 
@@ -100,8 +111,7 @@ class Transformer(nn.Module):
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
         c = self.config
         x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
-        length = "length" if cache is None else None  # a cache is not split along its length
-        x_BTD = constrain(x_BTD, "batch", length, None)
+        x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
             kv_cache, kv_segment_ids_BS, index = None, segment_ids_BT, 0
@@ -184,8 +194,7 @@ class Block(nn.Module):
             y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, ropes_BTH, *masks)
             x_BTD += added("attn_out_norm", y_BTD)
             x_BTD += added("mlp_out_norm", mlp(mlp_norm(x_BTD)))
-        length = "length" if kv_cache is None else None
-        return (constrain(x_BTD, "batch", length, None), kv_cache), None
+        return (constrain(x_BTD, *residual_axes(x_BTD, kv_cache)), kv_cache), None
 
 
 class Attention(nn.Module):
@@ -240,8 +249,10 @@ class Attention(nn.Module):
         else:
             # The layer is a number of the scan, so both kinds are compiled and one is run.
             out_BTNH = jax.lax.cond(is_global, attend, lambda: attend(window=c.window))
-        out_BTD = _dense(self, "out", out_BTNH.reshape(B, T, N * H), D, residual=True)
-        return out_BTD, kv_cache
+        out_BTI = out_BTNH.reshape(B, T, N * H)
+        if kv_cache is not None and T <= MAX_DECODE_TOKENS:
+            out_BTI = constrain(out_BTI, "replicas", None, "heads")
+        return _dense(self, "out", out_BTI, D, residual=True), kv_cache
 
 
 class MLP(nn.Module):

@@ -18,6 +18,7 @@ from gpt_jax.errors import UserError
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "length": ("context",),
+    "replicas": ("data",),  # rows while decoding, where fsdp is kept for the weights
     "width": ("fsdp",),
     "heads": ("tensor",),
     "mlp": ("tensor",),

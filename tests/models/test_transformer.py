@@ -142,7 +142,7 @@ def test_the_loop_over_layers_equals_the_unrolled_one(config, monkeypatch):
     assert_trees_close(loss_and_gradients(config, params), unrolled)
 
 
-@pytest.mark.parametrize("remat", ["dots", "block"])
+@pytest.mark.parametrize("remat", ["dots", "block", "offload"])
 @pytest.mark.parametrize("unroll", [1, 3])
 def test_recomputation_changes_no_gradient(remat, unroll, monkeypatch):
     monkeypatch.setattr(transformer, "layer_unroll", lambda layers: unroll)

@@ -13,11 +13,13 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Batch
 from gpt_jax.errors import UserError
+from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.rl.ppo import PPOInputs
 from gpt_jax.train import state as states
 from gpt_jax.train.metrics import mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
@@ -147,6 +149,18 @@ def test_an_axis_that_does_not_divide_is_named():
         rules.shardings({"embed": {"mystery": jnp.ones(3)}}, make_mesh(EIGHT))
 
 
+def test_a_batch_is_laid_out_by_the_letters_of_its_names():
+    mesh = make_mesh(MeshConfig(data=2, context=4))
+    rows = tiny.comparisons(np.random.default_rng(0), n=4, k=4, length=20)
+    inputs = PPOInputs(tiny.prompts(np.random.default_rng(0), 4, length=12), rows)
+    placed = pipeline.place(inputs, mesh)
+    assert placed.ptx.tokens_BKT.addressable_shards[0].data.shape == (2, 4, 5)
+    assert placed.ptx.ranks_BK.addressable_shards[0].data.shape == (2, 4)
+    assert placed.prompts.tokens_BP.addressable_shards[0].data.shape == (2, 12)
+    odd = pipeline.place(tiny.padded([[7] * 9] * 4, 9), mesh)
+    assert odd.tokens_BT.addressable_shards[0].data.shape == (2, 9)
+
+
 def packed(rng, n, length):
     """Rows of several examples each, and some padding."""
     parts = [tiny.padded(tiny.random_rows(rng, n, 2, 12), 12) for _ in range(length // 12)]
@@ -205,6 +219,26 @@ def test_sequences_split_over_devices_give_the_loss_curve_of_one(config):
     one, *_ = train(make_mesh(MeshConfig(data=1)), steps=5, model=model)
     ring, *_ = train(make_mesh(config), steps=5, model=model)
     np.testing.assert_allclose(one, ring, atol=1e-5)
+
+
+def test_generation_on_a_mesh():
+    """Prefilled by rows, decoded by slices of the width, the same tokens come."""
+
+    def sample(mesh):
+        rng = np.random.default_rng(0)
+        with jax.set_mesh(mesh):
+            params = states.create(lambda: tiny.params(), mesh=mesh)
+            return jax.device_get(
+                jax.jit(
+                    functools.partial(generate, tiny.MODEL, max_new_tokens=6, stop_id=1, pad_id=0)
+                )(params, pipeline.place(tiny.prompts(rng, 4), mesh), jax.random.key(0))
+            )
+
+    chex.assert_trees_all_close(
+        sample(make_mesh(MeshConfig(data=1))),
+        sample(make_mesh(MeshConfig(data=1, fsdp=2, tensor=2, context=2))),
+        atol=1e-5,
+    )
 
 
 def test_accumulation_changes_nothing():
