@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gpt_jax.kernels.attention import mosaic_gpu
+from gpt_jax.kernels.attention import mosaic_gpu, warpgroup
 from gpt_jax.kernels.attention.scores import Options
 from tests.kernels import test_attention_parity as parity
 
@@ -28,18 +28,19 @@ def on_cpu(monkeypatch):
     def matrix(x):
         return x[0][...].T if isinstance(x, tuple) else x[...]
 
-    def product(a, b, _):
+    def product(a, b, _, meanwhile=lambda: None):
+        meanwhile()
         return jnp.dot(matrix(a), matrix(b), preferred_element_type=jnp.float32)
 
     for name, meaning in {
-        "_transposed": lambda ref: (ref,),
-        "_product": product,
-        "_accumulate": lambda acc, a, b: acc + product(a, b, acc.shape),
-        "_filled": lambda shape, value: jnp.full(shape, value, jnp.float32),
-        "_load": lambda ref, _: ref[...],
-        "_iota": lambda shape, axis: jax.lax.broadcasted_iota(jnp.int32, shape, axis),
+        "transposed": lambda ref: (ref,),
+        "product": product,
+        "accumulate": lambda acc, a, b: acc + product(a, b, acc.shape),
+        "filled": lambda shape, value: jnp.full(shape, value, jnp.float32),
+        "load": lambda ref, missing_axis: ref[...],
+        "iota": lambda shape, axis: jax.lax.broadcasted_iota(jnp.int32, shape, axis),
     }.items():
-        monkeypatch.setattr(mosaic_gpu, name, meaning)
+        monkeypatch.setattr(warpgroup, name, meaning)
     with params.force_gpu_interpret_mode(params.InterpretGPUParams(detect_races=True)):
         yield
 

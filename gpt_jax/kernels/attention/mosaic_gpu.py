@@ -33,13 +33,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from gpt_jax.kernels.attention import pallas_gpu
+from gpt_jax.kernels.attention import warpgroup as wg
 from gpt_jax.kernels.attention.scores import HIDDEN, Options, visible
 from gpt_jax.kernels.attention.tiles import loop_over, visible_tiles
+from gpt_jax.kernels.attention.warpgroup import ROWS
 
-ROWS = 64  # of one warpgroup: what one wgmma multiplies
 BLOCK = 2 * ROWS
 LOG2E = math.log2(math.e)
-ALONG_COLUMNS, ALONG_ROWS = 0, 1  # the axis of a matrix that a vector in registers lacks
 # (Rows of the tiles walked over, slots). Not measured: what fits.
 FORWARD_BLOCKS, BACKWARD_BLOCKS = (128, 2), (64, 2)
 
@@ -78,27 +78,26 @@ def forward(
     bounds_BI4, _ = visible_tiles(
         q_segments_BT, kv_segments_BS, q_offset, options, q_tile=BLOCK, k_tile=k_tile
     )
-    return _kernel(
+    return wg.kernel(
         functools.partial(_forward_kernel, group=N // k_BSKH.shape[2], options=options),
         grid=(N, T // BLOCK, B),
         out_type=[
             jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
             jax.ShapeDtypeStruct((B, N, T), jnp.float32),
         ],
-        scratch_types=[
-            _tiles(2, ROWS, H),
+        smem=[
+            wg.tiles(2, ROWS, H),
             plgpu.SMEM((2, ROWS), jnp.float32),
-            _tiles(slots, k_tile, H),
-            _tiles(slots, k_tile, H),
+            *[wg.tiles(slots, k_tile, H)] * 2,
+        ],
+        barriers=[
             plgpu.Barrier(num_barriers=2),
-            plgpu.Barrier(num_barriers=slots),
-            plgpu.Barrier(num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            *[plgpu.Barrier(num_barriers=slots)] * 2,
+            *[plgpu.Barrier(num_arrivals=2, num_barriers=slots)] * 2,
             plgpu.Barrier(num_arrivals=2),
         ],
     )(
-        *(jnp.reshape(q_offset, 1), bounds_BI4, q_segments_BT, kv_segments_BS),
+        (jnp.reshape(q_offset, 1), bounds_BI4, q_segments_BT, kv_segments_BS),
         *(q_BTNH, k_BSKH, v_BSKH),
     )
 
@@ -134,68 +133,39 @@ def backward(
     )
     # For a row that sees nothing exp(-inf - inf) is 0, where exp(-inf + inf) would be NaN.
     lse_BNT = jnp.where(jnp.isneginf(lse_BNT), jnp.inf, LOG2E * lse_BNT)
-    arrays = (*segments, q_BTNH, k_BSKH, v_BSKH, dout_BTNH, lse_BNT, delta_BNT)
+    arrays = (q_BTNH, k_BSKH, v_BSKH, dout_BTNH, lse_BNT, delta_BNT)
 
-    ring = [
-        plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-        plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-    ]
-    dq_BTNH = _kernel(
+    def barriers(copies):
+        """(What stays has come, a slot's copies have come, a slot may be overwritten.)"""
+        return [
+            plgpu.Barrier(num_arrivals=2, num_barriers=2),
+            plgpu.Barrier(num_arrivals=copies, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+        ]
+
+    tiles = [*[wg.tiles(2, ROWS, H)] * 2, *[wg.tiles(slots, tile, H)] * 2]
+    dq_BTNH = wg.kernel(
         functools.partial(_dq_kernel, group=N // K, options=options),
         grid=(N, T // BLOCK, B),
         out_type=jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
-        scratch_types=[
-            _tiles(2, ROWS, H),
-            _tiles(2, ROWS, H),
-            _tiles(slots, tile, H),
-            _tiles(slots, tile, H),
-            plgpu.Barrier(num_arrivals=2, num_barriers=2),
-            *ring,
-        ],
-    )(jnp.reshape(q_offset, 1), of_q_BI4, *arrays)
-    dk_BSKH, dv_BSKH = _kernel(
+        smem=tiles,
+        barriers=barriers(copies=2),
+    )((jnp.reshape(q_offset, 1), of_q_BI4, *segments), *arrays)
+    dk_BSKH, dv_BSKH = wg.kernel(
         functools.partial(_dkv_kernel, group=N // K, options=options),
         grid=(K, S // BLOCK, B),
         out_type=[jax.ShapeDtypeStruct(k_BSKH.shape, k_BSKH.dtype)] * 2,
-        scratch_types=[
-            _tiles(2, ROWS, H),
-            _tiles(2, ROWS, H),
-            _tiles(slots, tile, H),
-            _tiles(slots, tile, H),
-            plgpu.SMEM((slots, tile), jnp.float32),
-            plgpu.SMEM((slots, tile), jnp.float32),
-            plgpu.Barrier(num_arrivals=2, num_barriers=2),
-            plgpu.Barrier(num_arrivals=4, num_barriers=slots),
-            ring[1],
-        ],
-    )(jnp.reshape(q_offset, 1), of_k_BJ4, *arrays)
+        smem=[*tiles, *[plgpu.SMEM((slots, tile), jnp.float32)] * 2],
+        barriers=barriers(copies=4),
+    )((jnp.reshape(q_offset, 1), of_k_BJ4, *segments), *arrays)
     return dq_BTNH, dk_BSKH, dv_BSKH
 
 
 def _forward_kernel(
-    offset_ref,
-    bounds_ref,
-    q_segments_ref,
-    kv_segments_ref,
-    q_ref,
-    k_ref,
-    v_ref,
-    out_ref,
-    lse_ref,
-    q_smem,
-    lse_smem,
-    k_smem,
-    v_smem,
-    q_ready,
-    k_ready,
-    v_ready,
-    k_free,
-    v_free,
-    turn,
-    *,
-    group,
-    options,
+    mask_refs, q_ref, k_ref, v_ref, out_ref, lse_ref, smem, barriers, *, group, options
 ):
+    (_, bounds_ref, *_), (q_smem, lse_smem, k_smem, v_smem) = mask_refs, smem
+    q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
     n, b, me = jax.lax.axis_index("head"), jax.lax.axis_index("batch"), jax.lax.axis_index("wg")
     # Under a causal mask the last rows are the longest: they start first.
     block = bounds_ref.shape[1] - 1 - jax.lax.axis_index("block")
@@ -216,7 +186,7 @@ def _forward_kernel(
             pl.when(wait)(lambda: plgpu.barrier_wait(v_free.at[slot]))
             plgpu.copy_gmem_to_smem(v_ref.at[rows], v_smem.at[slot], v_ready.at[slot])
 
-        _drain(end - first, k_free, v_free)
+        wg.drain(end - first, k_free, v_free)
 
     @pl.when(me < 2)
     def _compute():
@@ -234,33 +204,34 @@ def _forward_kernel(
             acc_IH, max_I, sum_I = carry
             slot = jax.lax.rem(j - first, slots)
             plgpu.barrier_wait(k_ready.at[slot])
-            qk_IJ = _product(q_smem.at[me], _transposed(k_smem.at[slot]), (ROWS, k_tile))
+            k_HJ = wg.transposed(k_smem.at[slot])
+            # Once this product is on its way, the tensor cores are the other's.
+            qk_IJ = wg.product(q_smem.at[me], k_HJ, (ROWS, k_tile), meanwhile=meet)
             plgpu.barrier_arrive(k_free.at[slot])
-            meet()  # The tensor cores are the other's now.
             if masked:
-                mask = (offset_ref[0], q_segments_ref.at[b], kv_segments_ref.at[b])
-                qk_IJ = _hide(qk_IJ, q0, j * k_tile, *mask, options, q_axis=0)
+                qk_IJ = _hide(qk_IJ, b, q0, j * k_tile, mask_refs, options, q_axis=0)
             scale = options.scale * LOG2E
             new_max_I = jnp.maximum(max_I, qk_IJ.max(axis=1) * scale)
-            p_IJ = jnp.exp2(qk_IJ * scale - _spread(new_max_I, qk_IJ.shape, 0))
+            p_IJ = jnp.exp2(qk_IJ * scale - wg.spread(new_max_I, qk_IJ.shape, 0))
             shrink_I = jnp.exp2(max_I - new_max_I)
             sum_I = shrink_I * sum_I + p_IJ.sum(axis=1)
-            acc_IH = acc_IH * _spread(shrink_I, acc_IH.shape, 0)
+            acc_IH = acc_IH * wg.spread(shrink_I, acc_IH.shape, 0)
             p_IJ = p_IJ.astype(v_ref.dtype)
             plgpu.barrier_wait(v_ready.at[slot])
-            meet()  # And now mine again.
-            acc_IH = _accumulate(acc_IH, p_IJ, v_smem.at[slot])
+            meet()  # And now they are mine again.
+            acc_IH = wg.accumulate(acc_IH, p_IJ, v_smem.at[slot])
             plgpu.barrier_arrive(v_free.at[slot])
             return acc_IH, new_max_I, sum_I
 
         pl.when(me == 1)(meet)  # The second is half a step behind,
-        carry = _filled((ROWS, H), 0.0), _filled((ROWS,), HIDDEN), _filled((ROWS,), 0.0)
+        carry = wg.filled((ROWS, H), 0.0), wg.filled((ROWS,), HIDDEN), wg.filled((ROWS,), 0.0)
         acc_IH, max_I, sum_I = loop_over(bounds, step, carry)
         pl.when(me == 0)(meet)  # and the first waits for it at the end.
 
         empty_I = sum_I == 0.0
         sum_I = jnp.where(empty_I, 1.0, sum_I)
-        q_smem.at[me][...] = (acc_IH * _spread(1.0 / sum_I, acc_IH.shape, 0)).astype(out_ref.dtype)
+        out_IH = acc_IH * wg.spread(1.0 / sum_I, acc_IH.shape, 0)
+        q_smem.at[me][...] = out_IH.astype(out_ref.dtype)
         lse_smem.at[me][...] = jnp.where(empty_I, -jnp.inf, max_I / LOG2E + jnp.log(sum_I))
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q_smem.at[me], out_ref.at[rows])
@@ -269,10 +240,7 @@ def _forward_kernel(
 
 
 def _dq_kernel(
-    offset_ref,
-    bounds_ref,
-    q_segments_ref,
-    kv_segments_ref,
+    mask_refs,
     q_ref,
     k_ref,
     v_ref,
@@ -280,17 +248,14 @@ def _dq_kernel(
     lse_ref,
     delta_ref,
     dq_ref,
-    q_smem,
-    dout_smem,
-    k_smem,
-    v_smem,
-    mine_ready,
-    ready,
-    free,
+    smem,
+    barriers,
     *,
     group,
     options,
 ):
+    (_, bounds_ref, *_), (q_smem, dout_smem, k_smem, v_smem) = mask_refs, smem
+    mine_ready, ready, free = barriers
     n, b, me = jax.lax.axis_index("head"), jax.lax.axis_index("batch"), jax.lax.axis_index("wg")
     block = bounds_ref.shape[1] - 1 - jax.lax.axis_index("block")
     bounds = [bounds_ref[b, block, x] for x in range(4)]
@@ -309,7 +274,7 @@ def _dq_kernel(
             plgpu.copy_gmem_to_smem(k_ref.at[rows], k_smem.at[slot], ready.at[slot])
             plgpu.copy_gmem_to_smem(v_ref.at[rows], v_smem.at[slot], ready.at[slot])
 
-        _drain(end - first, free)
+        wg.drain(end - first, free)
 
     @pl.when(me < 2)
     def _compute():
@@ -318,25 +283,24 @@ def _dq_kernel(
         rows = (b, pl.ds(q0, ROWS), n)
         plgpu.copy_gmem_to_smem(q_ref.at[rows], q_smem.at[me], mine_ready.at[me])
         plgpu.copy_gmem_to_smem(dout_ref.at[rows], dout_smem.at[me], mine_ready.at[me])
-        lse_I = _load(lse_ref.at[b, n, pl.ds(q0, ROWS)], ALONG_ROWS)
-        delta_I = _load(delta_ref.at[b, n, pl.ds(q0, ROWS)], ALONG_ROWS)
+        lse_I = wg.load(lse_ref.at[b, n, pl.ds(q0, ROWS)], missing_axis=1)
+        delta_I = wg.load(delta_ref.at[b, n, pl.ds(q0, ROWS)], missing_axis=1)
         plgpu.barrier_wait(mine_ready.at[me])
 
         def step(j, dq_IH, masked):
             slot = jax.lax.rem(j - first, slots)
             plgpu.barrier_wait(ready.at[slot])
-            s_IJ = _product(q_smem.at[me], _transposed(k_smem.at[slot]), (ROWS, k_tile))
+            s_IJ = wg.product(q_smem.at[me], wg.transposed(k_smem.at[slot]), (ROWS, k_tile))
             if masked:
-                mask = (offset_ref[0], q_segments_ref.at[b], kv_segments_ref.at[b])
-                s_IJ = _hide(s_IJ, q0, j * k_tile, *mask, options, q_axis=0)
-            p_IJ = jnp.exp2(s_IJ * (options.scale * LOG2E) - _spread(lse_I, s_IJ.shape, 0))
-            dp_IJ = _product(dout_smem.at[me], _transposed(v_smem.at[slot]), (ROWS, k_tile))
-            ds_IJ = p_IJ * (dp_IJ - _spread(delta_I, s_IJ.shape, 0))
-            dq_IH = _accumulate(dq_IH, ds_IJ.astype(k_ref.dtype), k_smem.at[slot])
+                s_IJ = _hide(s_IJ, b, q0, j * k_tile, mask_refs, options, q_axis=0)
+            p_IJ = jnp.exp2(s_IJ * (options.scale * LOG2E) - wg.spread(lse_I, s_IJ.shape, 0))
+            dp_IJ = wg.product(dout_smem.at[me], wg.transposed(v_smem.at[slot]), (ROWS, k_tile))
+            ds_IJ = p_IJ * (dp_IJ - wg.spread(delta_I, s_IJ.shape, 0))
+            dq_IH = wg.accumulate(dq_IH, ds_IJ.astype(k_ref.dtype), k_smem.at[slot])
             plgpu.barrier_arrive(free.at[slot])
             return dq_IH
 
-        dq_IH = loop_over(bounds, step, _filled((ROWS, H), 0.0))
+        dq_IH = loop_over(bounds, step, wg.filled((ROWS, H), 0.0))
         q_smem.at[me][...] = (options.scale * dq_IH).astype(dq_ref.dtype)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q_smem.at[me], dq_ref.at[rows])
@@ -344,10 +308,7 @@ def _dq_kernel(
 
 
 def _dkv_kernel(
-    offset_ref,
-    bounds_ref,
-    q_segments_ref,
-    kv_segments_ref,
+    mask_refs,
     q_ref,
     k_ref,
     v_ref,
@@ -356,19 +317,15 @@ def _dkv_kernel(
     delta_ref,
     dk_ref,
     dv_ref,
-    k_smem,
-    v_smem,
-    q_smem,
-    dout_smem,
-    lse_smem,
-    delta_smem,
-    mine_ready,
-    ready,
-    free,
+    smem,
+    barriers,
     *,
     group,
     options,
 ):
+    _, bounds_ref, *_ = mask_refs
+    k_smem, v_smem, q_smem, dout_smem, lse_smem, delta_smem = smem
+    mine_ready, ready, free = barriers
     k, b, me = jax.lax.axis_index("head"), jax.lax.axis_index("batch"), jax.lax.axis_index("wg")
     block = jax.lax.axis_index("block")
     bounds = [bounds_ref[b, block, x] for x in range(4)]
@@ -394,7 +351,7 @@ def _dkv_kernel(
                 ):
                     plgpu.copy_gmem_to_smem(source, target.at[slot], ready.at[slot])
 
-        _drain(group * steps, free)
+        wg.drain(group * steps, free)
 
     @pl.when(me < 2)
     def _compute():
@@ -410,23 +367,22 @@ def _dkv_kernel(
                 dk_JH, dv_JH = carry
                 slot = jax.lax.rem(g * steps + i - first, slots)
                 plgpu.barrier_wait(ready.at[slot])
-                s_JI = _product(k_smem.at[me], _transposed(q_smem.at[slot]), (ROWS, q_tile))
+                s_JI = wg.product(k_smem.at[me], wg.transposed(q_smem.at[slot]), (ROWS, q_tile))
                 if masked:
-                    mask = (offset_ref[0], q_segments_ref.at[b], kv_segments_ref.at[b])
-                    s_JI = _hide(s_JI, i * q_tile, k0, *mask, options, q_axis=1)
-                lse_I = _load(lse_smem.at[slot], ALONG_COLUMNS)
-                p_JI = jnp.exp2(s_JI * (options.scale * LOG2E) - _spread(lse_I, s_JI.shape, 1))
-                dv_JH = _accumulate(dv_JH, p_JI.astype(q_ref.dtype), dout_smem.at[slot])
-                dp_JI = _product(v_smem.at[me], _transposed(dout_smem.at[slot]), (ROWS, q_tile))
-                delta_I = _load(delta_smem.at[slot], ALONG_COLUMNS)
-                ds_JI = p_JI * (dp_JI - _spread(delta_I, s_JI.shape, 1))
-                dk_JH = _accumulate(dk_JH, ds_JI.astype(q_ref.dtype), q_smem.at[slot])
+                    s_JI = _hide(s_JI, b, i * q_tile, k0, mask_refs, options, q_axis=1)
+                lse_I = wg.load(lse_smem.at[slot], missing_axis=0)
+                p_JI = jnp.exp2(s_JI * (options.scale * LOG2E) - wg.spread(lse_I, s_JI.shape, 1))
+                dv_JH = wg.accumulate(dv_JH, p_JI.astype(q_ref.dtype), dout_smem.at[slot])
+                dp_JI = wg.product(v_smem.at[me], wg.transposed(dout_smem.at[slot]), (ROWS, q_tile))
+                delta_I = wg.load(delta_smem.at[slot], missing_axis=0)
+                ds_JI = p_JI * (dp_JI - wg.spread(delta_I, s_JI.shape, 1))
+                dk_JH = wg.accumulate(dk_JH, ds_JI.astype(q_ref.dtype), q_smem.at[slot])
                 plgpu.barrier_arrive(free.at[slot])
                 return dk_JH, dv_JH
 
             return loop_over(bounds, step, carry)
 
-        zero_JH = _filled((ROWS, H), 0.0)
+        zero_JH = wg.filled((ROWS, H), 0.0)
         dk_JH, dv_JH = jax.lax.fori_loop(0, group, one_head, (zero_JH, zero_JH))
         k_smem.at[me][...] = (options.scale * dk_JH).astype(dk_ref.dtype)
         v_smem.at[me][...] = dv_JH.astype(dv_ref.dtype)
@@ -436,75 +392,15 @@ def _dkv_kernel(
         plgpu.wait_smem_to_gmem(0)
 
 
-def _drain(steps, *free_barriers):
-    """Waits until what was copied last has been read: no block ends with a barrier pending."""
-    for barriers in free_barriers:
-        slots = barriers.shape[0]
-        pl.loop(0, jnp.minimum(steps, slots))(lambda x, b=barriers: plgpu.barrier_wait(b.at[x]))
-
-
-def _hide(products, q0, k0, q_offset, q_segments_ref, kv_segments_ref, options, q_axis):
+def _hide(products, b, q0, k0, mask_refs, options, q_axis):
     """-inf where the query on axis `q_axis`, from q0 on, may not read the key, from k0 on."""
+    offset_ref, _, q_segments_ref, kv_segments_ref = mask_refs
     shape, k_axis = products.shape, 1 - q_axis
     q_rows, k_rows = pl.ds(q0, shape[q_axis]), pl.ds(k0, shape[k_axis])
     seen = visible(
-        _spread(_load(q_segments_ref.at[q_rows], k_axis), shape, q_axis),
-        _spread(_load(kv_segments_ref.at[k_rows], q_axis), shape, k_axis),
-        q_offset + q0 - k0 + _iota(shape, q_axis) - _iota(shape, k_axis),
+        wg.spread(wg.load(q_segments_ref.at[b, q_rows], k_axis), shape, q_axis),
+        wg.spread(wg.load(kv_segments_ref.at[b, k_rows], q_axis), shape, k_axis),
+        offset_ref[0] + q0 - k0 + wg.iota(shape, q_axis) - wg.iota(shape, k_axis),
         options,
     )
     return jnp.where(seen, products, -jnp.inf)
-
-
-def _product(a, b, shape):
-    """a b, from shared memory into registers."""
-
-    def multiply(acc_ref):
-        plgpu.wgmma(acc_ref, a, b)
-        return acc_ref[...]
-
-    return pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
-
-
-def _accumulate(acc, a, b):
-    """acc + a b, in acc's registers."""
-    return pl.run_state(lambda acc_ref: plgpu.wgmma(acc_ref, a, b))(plgpu.ACC.init(acc))
-
-
-def _filled(shape, value):
-    layout = plgpu.Layout.WGMMA if len(shape) == 2 else plgpu.Layout.WGMMA.reduce(ALONG_ROWS)
-    return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
-
-
-def _load(ref, missing_axis):
-    """A vector along the other axis of a matrix in registers."""
-    return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA.reduce(missing_axis), optimized=False)
-
-
-def _iota(shape, axis):
-    return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
-
-
-def _spread(vector, shape, axis):
-    return jax.lax.broadcast_in_dim(vector, shape, [axis])
-
-
-def _transposed(ref):
-    return plgpu.transpose_ref(ref, (1, 0))
-
-
-def _tiles(count, rows, H):
-    """Shared memory for `count` bfloat16 tiles, laid out as wgmma and TMA want them."""
-    transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
-    return plgpu.SMEM((count, rows, H), jnp.bfloat16, transforms=transforms)
-
-
-def _kernel(body, **how):
-    return plgpu.kernel(
-        body,
-        grid_names=("head", "block", "batch"),
-        num_threads=3,
-        thread_name="wg",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
-        **how,
-    )
