@@ -36,7 +36,14 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         # Compilers for accelerators that need not be there; an installed plugin must be JAX's age.
-        "plan": ["libtpu", "jax-cuda13-plugin>=0.10,<0.12", "jax-cuda13-pjrt>=0.10,<0.12"],
+        # nvcc and nvvm are CUDA's assembler and its mathematical library: 120 MB, not gigabytes.
+        "plan": [
+            "libtpu",
+            "jax-cuda13-plugin>=0.10,<0.12",
+            "jax-cuda13-pjrt>=0.10,<0.12",
+            "nvidia-cuda-nvcc>=13",
+            "nvidia-nvvm>=13",
+        ],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
