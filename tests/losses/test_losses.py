@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax.losses.lm import weighted_nll
+from gpt_jax.losses.lm import lm_loss, next_tokens, weighted_nll
 from gpt_jax.losses.ppo import policy_loss, value_loss
 from gpt_jax.losses.ranking import pairwise_ranking
+from tests import tiny
 
 
 def mean(pair):
@@ -23,6 +24,21 @@ def test_weighted_nll_is_a_ratio_of_sums():
     assert float(total) == pytest.approx(expected, rel=1e-6)
     assert float(count) == weights.sum()
     assert mean(metrics["loss"]) == pytest.approx(expected / weights.sum(), rel=1e-6)
+
+
+def test_lm_loss_is_the_nll_of_the_next_tokens():
+    """The sum with gradients from the forward pass against the per-token op, scaled by 3."""
+    batch = tiny.padded(tiny.random_rows(np.random.default_rng(3), 3), 20)
+
+    def fused(params):
+        return 3 * lm_loss(tiny.MODEL, params, batch)[0]
+
+    def per_token(params):
+        logprobs, _, weights = next_tokens(tiny.MODEL, params, batch)
+        return 3 * weighted_nll(logprobs, weights)[0]
+
+    both = (jax.jit(jax.value_and_grad(loss))(tiny.params()) for loss in (fused, per_token))
+    chex.assert_trees_all_close(*both, rtol=1e-4, atol=1e-4)
 
 
 def ranking_in_numpy(scores, ranks):

@@ -6,7 +6,8 @@ of what one device has, and no logits travel. Per call:
     unembedding             gathered over the axes of its width, once, in the dtype of hidden
     statistics              of a token over its shards of the vocabulary: 4 numbers each, combined
     hidden's gradient       summed over the shards of the vocabulary
-    unembedding's gradient  summed over the shards of the tokens, in float32, once
+    unembedding's gradient  summed over the shards of the tokens, once (in float32 where it is
+                            formed in the forward pass, else in the dtype of the unembedding)
 
 Without a mesh everything is the one device's and nothing travels at all.
 """
