@@ -15,11 +15,13 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
+from gpt_jax.models.heads import init_scorer
 from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
-from gpt_jax.rl.ppo import PPOInputs
+from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
+from gpt_jax.rl.rewards import model_reward
 from gpt_jax.train import state as states
 from gpt_jax.train.metrics import mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
@@ -239,6 +241,37 @@ def test_generation_on_a_mesh():
         sample(make_mesh(MeshConfig(data=1, fsdp=2, tensor=2, context=2))),
         atol=1e-5,
     )
+
+
+@pytest.mark.slow
+def test_ppo_on_a_mesh():
+    """A whole iteration: rollout, scores and updates, with 22 tokens split over `context`."""
+    config = PPOConfig(episodes=8, epochs=2, minibatches=2, max_new_tokens=10)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 100)
+
+    def metrics_of(mesh):
+        with jax.set_mesh(mesh):
+            policy = states.create(lambda: tiny.params(), mesh=mesh)
+            scorer = states.create(
+                lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)), mesh=mesh
+            )
+            state = states.create(
+                functools.partial(init_ppo_state, config, tiny.MODEL, optimizer),
+                *(policy, scorer, jax.random.key(0)),
+                mesh=mesh,
+            )
+            reward = model_reward(tiny.MODEL, scorer)
+            iteration = make_ppo_iteration(
+                config, tiny.MODEL, optimizer, reward=reward, reference=policy, seed=0
+            )
+            prompts = pipeline.place(tiny.prompts(np.random.default_rng(0), 8), mesh)
+            for _ in range(2):
+                state, metrics = iteration(state, PPOInputs(prompts, None))
+            return mean(jax.device_get(metrics))
+
+    one = metrics_of(make_mesh(MeshConfig(data=1)))
+    eight = metrics_of(make_mesh(MeshConfig(data=1, fsdp=2, tensor=2, context=2)))
+    assert one == pytest.approx(eight, abs=1e-4)
 
 
 def test_accumulation_changes_nothing():
