@@ -48,7 +48,7 @@ def on_cpu(monkeypatch):
 def test_parity_without_races(on_cpu, monkeypatch):
     """Two heads to a key, four tiles through two slots, several documents, an offset.
 
-    Break it: let the copies not wait for a free slot, or the masks not see `q_offset`.
+    Break it: let the masks not see `q_offset`. (A barrier left out makes the interpreter hang.)
     """
     run = parity.halves(mosaic_gpu, blocks=(64, 2))
     monkeypatch.setitem(
