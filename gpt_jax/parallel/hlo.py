@@ -192,7 +192,8 @@ class _Counter:
     def trip_count(self, loop: Op) -> int:
         """From the compiler's note, or from the constant that the condition compares with.
 
-        Counters start at 0 and step by 1, as `lax.scan` makes them. A condition that may end the
+        Counters start at 0, as `lax.scan` makes them, and step by what the body adds: 1, or 2
+        where the compiler has unrolled a ring of partial products. A condition that may end the
         loop earlier (every row has stopped) counts as if it never did.
         """
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
@@ -204,7 +205,31 @@ class _Counter:
             if op.opcode == "constant" and op.arrays[0].dtype in ("s32", "u32", "s64")
             if not op.arrays[0].shape
         ]
-        return max(bounds, default=1)
+        return -(-max(bounds, default=1) // self._step(loop, condition))
+
+    def _step(self, loop: Op, condition: str) -> int:
+        """What the body adds to the counter that the condition reads."""
+        body = self.computations[re.search(r"body=%([\w.\-]+)", loop.attributes)[1]]
+        root = next(op for op in body.values() if op.root)
+        for op in self.computations[condition].values():
+            index = re.search(r"index=(\d+)", op.attributes)
+            counter = op.opcode == "get-tuple-element" and not op.arrays[0].shape and index
+            if counter and root.opcode == "tuple" and int(index[1]) < len(root.operands):
+                return max(1, self._added(body, root.operands[int(index[1])]))
+        return 1
+
+    def _added(self, computation: Computation, name: str) -> int:
+        """The constants that are added up to a value, through copies and fusions."""
+        op = computation[name]
+        if op.opcode == "constant":
+            return int(op.operands[0])
+        if op.opcode in ("add", "copy", "bitcast"):
+            return sum(self._added(computation, operand) for operand in op.operands)
+        if op.opcode == "fusion":
+            called = self.computations[CALLED.search(op.attributes)[1]]
+            inside = self._added(called, next(op.name for op in called.values() if op.root))
+            return inside + sum(self._added(computation, operand) for operand in op.operands)
+        return 0
 
     def _all_ops(self, name: str) -> list[Op]:
         ops = list(self.computations[name].values())

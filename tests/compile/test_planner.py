@@ -51,6 +51,21 @@ def test_a_billion_parameters_plan(stage, name, tmp_path):
     assert 0 < step["mfu_in_turn"] < step["mfu"] <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "name", "stage", "mesh"),
+    [
+        ("gpt3-175b", "v5p:8x8x8", "pretrain", "fsdp=64,tensor=8"),
+        ("gpt3-175b", "v5p:8x8x8", "ppo", "fsdp=64,tensor=8"),
+        ("llama3-405b", "v5p:16x16x24", "pretrain", "data=3,fsdp=256,tensor=8"),
+    ],
+)
+def test_the_largest_fit_within_nine_tenths_of_memory(model, name, stage, mesh, tmp_path):
+    options = ["--model", model, "--slice", name, "--stage", stage, "--mesh", mesh]
+    result = plan.main(plan.parse([*options, "--run-dir", str(tmp_path)]))
+    assert result["hbm_fraction"] < 0.9
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -70,7 +70,10 @@ window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf
   %product = bf16[8,512,64]{2,1,0} fusion(%x, %w), kind=kOutput, calls=%fused
   %start.1 = bf16[8,512,64]{2,1,0} all-reduce(%product), channel_id=7, replica_groups=[4,2]<=[8]
   %start.2 = bf16[8,512,64]{2,1,0} all-reduce(%product), channel_id=7, replica_groups=[4,2]<=[8]
-  ROOT %out = (s32[], bf16[8,512,128]{2,1,0}) tuple(%x)
+  %i = s32[] get-tuple-element(%carry), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  ROOT %out = (s32[], bf16[8,512,128]{2,1,0}) tuple(%next, %x)
 }
 
 %condition (carry.1: (s32[], bf16[8,512,128])) -> pred[] {
@@ -96,6 +99,13 @@ def test_the_tpu_dialect():
     assert cost.collective_bytes == {"all-reduce": 24 * 2 * product / 2}
     x = 2 * 8 * 512 * 128
     assert cost.hbm_bytes == pytest.approx(24 * (x + product + 4 * product), rel=1e-3)
+
+
+def test_a_loop_that_steps_by_two_runs_half_as_often():
+    """Break it: return 1 from `_step` in hlo.py."""
+    unrolled = TPU_HLO.replace("%next = s32[] add(%i, %one)", "%next.1 = s32[] add(%i, %one)\n"
+                               "  %next = s32[] add(%next.1, %one)")  # fmt: skip
+    assert hlo.cost(unrolled).flops == hlo.cost(TPU_HLO).flops / 2
 
 
 @pytest.mark.parametrize(
