@@ -19,9 +19,8 @@ have arrived at its `free` barrier.
 
 Exponentials are powers of two: log2(e) is folded into the scale.
 
-Not yet run on a GPU, and therefore never picked unasked: the arithmetic, the indices and the
-barriers are checked in JAX's GPU interpreter, and the kernels go through the compiler for an H100;
-neither sees a missing memory fence. `python -m gpt_jax.kernels.bench` checks and times them.
+Not yet run on a GPU, and therefore never picked unasked: what is known of them is in
+docs/kernels.md. `python -m gpt_jax.kernels.bench` checks and times them.
 """
 
 import functools
