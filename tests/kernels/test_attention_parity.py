@@ -231,7 +231,7 @@ def test_parity(name, dtype, config, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), ROWS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @hypothesis.given(data=st.data())
 def test_parity_of_any_shape(name, dtype, data):
     K = data.draw(st.integers(1, 3))

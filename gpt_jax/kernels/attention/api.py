@@ -67,9 +67,9 @@ def attention(
       scale: H**-0.5 by default.
       implementation: "reference" (plain float32), "xla" (any device), "pallas_tpu" (T >= 128),
         "pallas_gpu" (NVIDIA, compute capability 8.0 and up; on a CPU slowly, in an interpreter),
-        "mosaic_gpu" (Hopper), None: "pallas_tpu" on a TPU, else "xla"; the log says which, once.
-        A kernel that cannot take these shapes leaves them to "xla". XLA cannot partition a kernel:
-        over a mesh of several devices None means "xla", but inside `jax.shard_map`.
+        "mosaic_gpu" (Hopper). None: the platform's kernel in PREFERRED, else "xla"; the log says
+        which, once. A kernel that cannot take these shapes leaves them to "xla". XLA cannot
+        partition a kernel: on a mesh of several devices, None is a kernel only in `jax.shard_map`.
 
     Returns:
       out_BTNH in the dtype of q; the softmax is taken in float32.
