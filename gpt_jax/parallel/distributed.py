@@ -7,17 +7,23 @@ written by process 0 and read by all: the run folder lies on a file system that 
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from gpt_jax.errors import UserError
 
 # What `srun` tells a process about itself.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+PATIENCE_MS = 30 * 60 * 1000  # for a process that is still reading its data
+_calls = itertools.count()  # a barrier's name may be used once
 
 
 def start(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
@@ -44,6 +50,9 @@ def start(coordinator: str | None, processes: int | None, process_id: int | None
             "Slurm and GKE `--coordinator auto` stands alone); give all three"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # CPUs have no queue as accelerators have: two programs under way at once would meet the
+    # collectives of the other processes in any order.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
@@ -62,6 +71,16 @@ def among_many(environment: Mapping[str, str]) -> bool:
     return slurm or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
 
+def leave(code: int) -> None:
+    """Ends this process. Of many it does not wait for the others, as JAX does at an orderly exit:
+    they may be in a collective with this one, and JAX ends them when they miss it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.distributed.is_initialized():
+        os._exit(code)
+    sys.exit(code)
+
+
 def is_main() -> bool:
     """Whether this process writes the logs."""
     return jax.process_index() == 0
@@ -77,6 +96,9 @@ def agree(value: int) -> int:
     """Process 0's value, on every process."""
     if jax.process_count() == 1:
         return value
+    # A collective is not patient (on CPUs it waits 30 s for the others), this barrier is.
+    meet = ocp.multihost.get_barrier_sync_fn()
+    meet(key=f"gpt_jax/agree/{next(_calls)}", timeout_ms=PATIENCE_MS)
     return int(multihost_utils.broadcast_one_to_all(value))
 
 

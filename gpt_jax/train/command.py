@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,10 +80,13 @@ def run(
     except UserError as error:
         rich.get_console().print()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        distributed.leave(2)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        distributed.leave(130)
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(1)
 
 
 def parse(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from gpt_jax import files
@@ -69,7 +70,9 @@ class Run:
 
     def __exit__(self, error_type: type | None, *rest: object) -> None:
         try:
-            self.checkpoints.close()
+            # Of many processes, one that fails cannot wait for the others to write a checkpoint.
+            if jax.process_count() == 1 or error_type in (None, SystemExit, KeyboardInterrupt):
+                self.checkpoints.close()
         finally:
             self.metrics.close()
         if error_type is None:

@@ -8,8 +8,10 @@ import sys
 import time
 
 import chex
+import pytest
 
 from gpt_jax.train.checkpoint import load_params
+from gpt_jax.train.metrics import read_metrics
 
 STAGES = {"pretrain": 120, "sft": 80, "reward": 80, "ppo": 16}  # stage -> steps
 OPTIONS = [
@@ -84,3 +86,50 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
 
     again = finish(start(broken))
     assert again.count("already finished") == len(STAGES)
+
+
+@pytest.mark.slow
+def test_the_short_form_of_the_fault_command(tmp_path):
+    """`experiments.faults`, which also kills at the start and while a checkpoint is written."""
+    steps = ("--pretrain=24", "--sft=16", "--reward=16", "--ppo=4")
+    command = [sys.executable, "-m", "experiments.faults", "--kills=4", f"--folder={tmp_path}"]
+    faults = subprocess.run([*command, *steps], env=ENVIRONMENT, capture_output=True, text=True)
+    assert faults.returncode == 0, faults.stdout + faults.stderr
+    assert ": 0 lost, 0 different" in faults.stdout
+
+
+def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
+    """As users type it: exit code 0 after SIGTERM, 130 after Ctrl-C, and both say what to do."""
+    options = (
+        "--preset=smoke",
+        "--mesh.data=1",
+        f"--run-dir={tmp_path}/run",
+        "--pretrain.train.steps=100000",
+        "--pretrain.train.log-every=1",
+        "--pretrain.train.checkpoint-every=100000",
+    )
+    reached = None
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "experiments.pretrain", *options],
+            env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while not any(row["step"] > (reached or 0) for row in read_metrics(tmp_path / "run")):
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.05)
+        run.send_signal(number)
+        output, _ = run.communicate(timeout=300)
+        said = output.splitlines()
+        assert run.returncode == code, output
+        if reached:
+            assert f"pretrain: resuming {tmp_path}/run from step {reached:,}" in said
+        (checkpoint,) = (
+            int(path.name)
+            for path in (tmp_path / "run" / "checkpoints").iterdir()
+            if path.name.isdigit() and path.name != str(reached)
+        )
+        reached = checkpoint
+        assert f"pretrain: stopped after step {reached:,}; the same command resumes" in said
