@@ -24,7 +24,7 @@ def test_the_notebook_runs_and_shows_table_plots_samples_and_an_answer(tmp_path,
     monkeypatch.delenv("XLA_FLAGS")  # one device, as in a fresh Colab
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.metadata.kernelspec.name = "python3"
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
     client.create_kernel_manager()
     client.km.kernel_spec.argv[0] = sys.executable  # this environment's Python, not another's
     client.execute()
