@@ -106,7 +106,7 @@ def plot(plans: list[dict], title: str, path: Path) -> None:
         for axes, (label, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
             axes.plot(chips, values, "o-", color="#0f86c9")
             axes.set_xscale("log", base=2)
-            axes.set_xticks(chips, [f"{n:,}" for n in chips], fontsize=8)
+            axes.set_xticks(chips, [f"{n // 1024}k" if n >= 1024 else n for n in chips])
             axes.set_ylim(0, 1.15 * max(values))
             axes.set_xlabel("chips")
             axes.set_title(label, fontsize=9.5, loc="left")
