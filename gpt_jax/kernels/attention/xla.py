@@ -5,6 +5,7 @@ their memory grows with T and S, not with T x S. `short` is faster where T x S i
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +33,10 @@ def is_short(q_BTNH: jax.Array, k_BSKH: jax.Array) -> bool:
 def short(
     q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, q_offset, alibi_slopes_N, options
 ):
-    """Attention in few and cheap passes over the scores; JAX differentiates it.
+    """Attention in few and cheap passes over the scores, which are kept for the backward pass.
 
-    For rows of scores s with maximum m and e = exp(s - m):
-
-        out = (e v) / sum(e)
-
-    The division falls on T x H numbers instead of T x S, and the maximum is a constant to the
-    gradient (it cancels), which spares the backward pass a select and a reduction: together this
-    is four times as fast on a CPU as differentiating through softmax. A causal square is computed
-    in a few static blocks of queries, each with only the keys it can see.
+    A causal square is computed in a few static blocks of queries, each with only the keys it can
+    see.
     """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     q_BKGTH, k_BKSH, v_BKSH = _heads_first(q_BTNH, k_BSKH, v_BSKH)
@@ -57,22 +52,56 @@ def short(
         start, end = block * T // blocks, (block + 1) * T // blocks
         seen = end if square else S
         distance_TS = q_offset + start + jnp.arange(end - start)[:, None] - jnp.arange(seen)
-        scores_BKGTS, _ = _scores(
-            q_BKGTH[:, :, :, start:end],
-            k_BKSH[:, :, :seen],
-            q_segment_ids_BT[:, start:end],
-            kv_segment_ids_BS[:, :seen],
-            distance_TS,
-            slopes,
-            options,
-        )
-        max_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(axis=-1, keepdims=True))
-        exp_BKGTS = jnp.exp(scores_BKGTS - jnp.maximum(max_BKGT1, LEAST_MAX))
-        sum_BKGT1 = exp_BKGTS.sum(axis=-1, keepdims=True)
-        out_BKGTH = _dot("BKGTS,BKSH->BKGTH", exp_BKGTS.astype(v_BKSH.dtype), v_BKSH[:, :, :seen])
-        # Fully masked rows sum to 0; dividing them by 1 gives 0, and gradients of 0.
-        outs.append(out_BKGTH * (1.0 / jnp.where(sum_BKGT1 == 0.0, 1.0, sum_BKGT1)))
+        masks = q_segment_ids_BT[:, start:end], kv_segment_ids_BS[:, :seen], distance_TS, slopes
+        q_block = q_BKGTH[:, :, :, start:end]
+        outs.append(_short_block(options, q_block, k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], masks))
     return _heads_last(jnp.concatenate(outs, axis=3)).astype(q_BTNH.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _short_block(options, q_BKGTH, k_BKSH, v_BKSH, masks):
+    """For rows of scores s and e = exp(s - max(s)): out = (e v) / sum(e).
+
+    The division falls on T x H numbers instead of T x S.
+    """
+    return _short_forward(options, q_BKGTH, k_BKSH, v_BKSH, masks)[0]
+
+
+def _short_forward(options, q_BKGTH, k_BKSH, v_BKSH, masks):
+    scores_BKGTS, products_BKGTS = _scores(q_BKGTH, k_BKSH, *masks, options)
+    max_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
+    e_BKGTS = jnp.exp(scores_BKGTS - jnp.maximum(max_BKGT1, LEAST_MAX))
+    sum_BKGT1 = e_BKGTS.sum(axis=-1, keepdims=True)
+    # Fully masked rows sum to 0; dividing them by 1 gives 0, and gradients of 0.
+    share_BKGT1 = 1.0 / jnp.where(sum_BKGT1 == 0.0, 1.0, sum_BKGT1)
+    out_BKGTH = share_BKGT1 * _dot("BKGTS,BKSH->BKGTH", e_BKGTS.astype(v_BKSH.dtype), v_BKSH)
+    return out_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, products_BKGTS, e_BKGTS, share_BKGT1, out_BKGTH)
+
+
+def _short_backward(options, residuals, dout_BKGTH):
+    """ds = e (dout v^T - sum(out dout)) / sum(e), written for XLA's CPU backend.
+
+    It sums a short last axis faster as a product with ones, and multiplies by the transpose of
+    T x S faster where the narrow operand is transposed instead, and the narrow result.
+    """
+    q_BKGTH, k_BKSH, v_BKSH, products_BKGTS, e_BKGTS, share_BKGT1, out_BKGTH = residuals
+    dout_BKGTH *= share_BKGT1
+    ones_H1 = jnp.ones((dout_BKGTH.shape[-1], 1))
+    delta_BKGT1 = _dot("BKGTH,HO->BKGTO", out_BKGTH * dout_BKGTH, ones_H1)
+    ds_BKGTS = e_BKGTS * (_dot("BKGTH,BKSH->BKGTS", dout_BKGTH, v_BKSH) - delta_BKGT1)
+    ds_BKGTS = scores_gradient(ds_BKGTS, products_BKGTS, options)
+    dq_BKGTH = _dot("BKGTS,BKSH->BKGTH", ds_BKGTS, k_BKSH)
+    dk_BKHS, dv_BKHS = jax.lax.optimization_barrier(
+        (
+            _dot("BKGTH,BKGTS->BKHS", q_BKGTH, ds_BKGTS),
+            _dot("BKGTH,BKGTS->BKHS", dout_BKGTH, e_BKGTS),
+        )
+    )
+    gradients = dq_BKGTH, dk_BKHS.swapaxes(2, 3), dv_BKHS.swapaxes(2, 3)
+    return *(x.astype(q_BKGTH.dtype) for x in gradients), None
+
+
+_short_block.defvjp(_short_forward, _short_backward)
 
 
 def forward(
