@@ -211,6 +211,7 @@ def main(config: Config) -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     rng = random.Random(config.seed)
     run = configure(config.steps)
+    command.set_up_compiler(run)
     run.data.check()  # read once, for all forks
     folder = Path(config.folder or tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -214,13 +214,16 @@ def candidates(config: Config, count: int) -> list[Config]:
     """
     found = []
     divisors = [n for n in range(1, count + 1) if count % n == 0]
-    for tensor, fsdp, remat in itertools.product(divisors, divisors, REMATS):
-        c = config.model
-        if count % (tensor * fsdp) or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
+    c, length = config.model, config.length or config.model.context_length
+    for tensor, fsdp, context, remat in itertools.product(divisors, divisors, divisors, REMATS):
+        inner = tensor * fsdp * context
+        if count % inner or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
             continue
+        if length % (2 * context) or (context > 1 and config.stage == "ppo"):
+            continue  # the ring deals out 2 x context pieces; a rollout has no long sequences
         changed = dataclasses.replace(
             config,
-            mesh=MeshConfig(data=count // (tensor * fsdp), fsdp=fsdp, tensor=tensor),
+            mesh=MeshConfig(count // inner, fsdp, tensor, context),
             model=dataclasses.replace(c, remat=remat),
         )
         try:

@@ -49,10 +49,12 @@ def seconds(
     """Of a training step: the longer of computing and communicating.
 
     Every micro-batch gathers all weights in bfloat16, forward and backward, and scatters their
-    gradients; `tensor` reduces four activations per layer (Shoeybi et al. 2020, section 3).
+    gradients; `tensor` reduces four activations per layer (Shoeybi et al. 2020, section 3);
+    `context` sends keys and values round a ring, and back with their gradients.
     """
     c, tensor, fsdp = config, mesh["tensor"], mesh["fsdp"]
-    devices = mesh["data"] * fsdp * tensor * mesh.get("context", 1)
+    ring = mesh.get("context", 1)
+    devices = mesh["data"] * fsdp * tensor * ring
     recompute = {"none": 1.0, "dots": 1.1}.get(c.remat, 4 / 3)
     compute = recompute * rows * training_flops(c, length) / devices / chip.flops
     passes = 2 + (c.remat != "none")
@@ -60,4 +62,6 @@ def seconds(
     replicas = 8 * matmul_weights(c) / (fsdp * tensor) * (mesh["data"] > 1)
     activations = 2 * rows * length * c.width * tensor / devices
     reduced = 2 * (4 + 2 * (c.remat == "block")) * c.layers * activations * (tensor > 1)
-    return max(compute, (weights + replicas + reduced) / chip.link_bandwidth)
+    keys_values = 2 * rows * length * 2 * c.kv_heads * c.head_size / devices  # of one device
+    passed = (ring - 1) * c.layers * (passes + 2) * keys_values
+    return max(compute, (weights + replicas + reduced + passed) / chip.link_bandwidth)

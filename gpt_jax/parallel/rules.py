@@ -88,11 +88,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         name = path_name(path)
         axes = logical_axes(name, leaf.ndim)
         for size, axis in zip(leaf.shape, axes, strict=False):
-            if size % shards(mesh, axis):
+            if size % (parts := shards(mesh, axis)):
                 over = " x ".join(MESH_AXES[axis])
                 raise UserError(
                     f"the mesh does not divide {name}: its {axis} axis of {size} is not a multiple "
-                    f"of {over} = {shards(mesh, axis)}; choose a smaller {over} or another size"
+                    f"of {over} = {parts}; {over} = {math.gcd(size, parts)} would do, or an axis "
+                    f"of {max(1, round(size / parts)) * parts}"
                 )
         return NamedSharding(mesh, partition_spec(axes))
 

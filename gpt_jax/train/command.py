@@ -21,7 +21,7 @@ from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.host import keep_freed_memory
-from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.parallel.mesh import MeshConfig, platform
 
 Config = TypeVar("Config")
 
@@ -31,8 +31,8 @@ class Common:
     """What every experiment takes first."""
 
     preset: str = "tiny"
-    """Where the other defaults come from: smoke (under a minute), tiny (a laptop CPU) or colab
-    (one TPU chip or GPU)."""
+    """Where the other defaults come from: smoke (under a minute; on a CPU its programs are
+    compiled quickly rather than well), tiny (a laptop CPU) or colab (one TPU chip or GPU)."""
     seed: int = 0
     """Of everything random: data order, initialisation, sampling."""
     run_dir: str
@@ -76,6 +76,7 @@ def run(
     try:
         config = parse(sys.argv[1:], presets, description)
         distributed.start(config.coordinator, config.processes, config.process_id)
+        set_up_compiler(config)
         main(config)
     except UserError as error:
         rich.get_console().print()
@@ -109,6 +110,12 @@ def invocation(experiment: str) -> str:
     """The command that started this program; from a notebook, just the experiment's name."""
     arguments = sys.argv[1:] if Path(sys.argv[0]).stem == experiment else []
     return shlex.join(["python", "-m", f"experiments.{experiment}", *arguments])
+
+
+def set_up_compiler(config: Common) -> None:
+    """The smoke preset would wait longer for XLA's optimizations than it runs."""
+    if config.preset == "smoke" and platform() == "cpu":
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def use_compilation_cache() -> None:

@@ -72,7 +72,7 @@ def test_the_largest_fit_within_nine_tenths_of_memory(model, name, stage, mesh, 
         (["--mesh", "fsdp=3"], "8 devices, but data=2 x fsdp=3 .* --mesh fsdp=2,tensor=1 would do"),
         (["--rows", "20"], "20 rows do not divide over data x fsdp x accumulate = 8; --rows 16"),
         (["--stage", "ppo", "--length", "64", "--new-tokens", "64"], "leave no prompt"),
-        (["--mesh", "tensor=8", "--model.mlp-width", "3070"], "mlp/down: its mlp axis of 3070"),
+        (["--mesh", "tensor=8", "--model.mlp-width", "3070"], "of 3070 .* tensor = 2 would do, .* 3072"),
     ],
 )
 def test_the_impossible_is_one_sentence_with_a_mend(options, sentence):
@@ -85,6 +85,14 @@ def test_what_does_not_fit_says_what_would():
     config = plan.parse(["--model", "gpt3-13b", "--slice", "h100:1"])
     with pytest.raises(UserError, match="does not fit.* largest argument is .*mlp.*larger slice"):
         plan.main(config)
+
+
+def test_a_search_splits_long_sequences_over_context():
+    """One row of 128k tokens cannot be split over data or fsdp."""
+    options = ["--model", "llama3-8b", "--slice", "v5p:2x2x2", "--length", "131072", "--rows", "1"]
+    ranked = plan.candidates(plan.parse(options), 8)
+    assert ranked[0].mesh.context > 1
+    assert all(c.mesh.data == c.mesh.fsdp == 1 for c in ranked)
 
 
 def test_models_are_found_by_either_spelling():

@@ -4,9 +4,11 @@ import functools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import chex
 import jax
@@ -20,7 +22,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_params
+from gpt_jax.train.checkpoint import Checkpoints, load_params
 from gpt_jax.train.metrics import read_metrics
 
 STAGES = {"pretrain": 3, "sft": 2, "reward": 2, "ppo": 2}
@@ -53,12 +55,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start_two(folder, data) -> list[subprocess.Popen]:
+def start_two(folder, *options, experiment="rlhf") -> list[subprocess.Popen]:
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "experiments.rlhf", *OPTIONS, *data, f"--run-dir={folder}"]
+            [sys.executable, "-m", f"experiments.{experiment}", *options, f"--run-dir={folder}"]
             + [f"--coordinator=localhost:{port}", "--processes=2", f"--process-id={i}"],
             env=environment,
             stdout=subprocess.PIPE,
@@ -73,7 +75,7 @@ def start_two(folder, data) -> list[subprocess.Popen]:
 def runs(tmp_path_factory, data):
     """The folders of the same run by two processes and by one; what the two printed."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    processes = start_two(two, data)
+    processes = start_two(two, *OPTIONS, *data)
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     rlhf.main(command.parse([*OPTIONS, *data, f"--run-dir={one}"], rlhf.presets, ""))
@@ -93,7 +95,6 @@ def determined(stage) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in named.items() if not name.endswith(scorer)}
 
 
-@pytest.mark.slow
 def test_all_stages_give_the_numbers_of_one_process(runs):
     """Break it: let every process read the first rows of the batch (`share` gives (0, 1))."""
     two, one, _ = runs
@@ -112,7 +113,6 @@ def test_all_stages_give_the_numbers_of_one_process(runs):
         )
 
 
-@pytest.mark.slow
 def test_generation_gives_the_answers_of_one_process(runs):
     two, one, _ = runs
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (two, one))
@@ -123,7 +123,6 @@ def test_generation_gives_the_answers_of_one_process(runs):
             assert a[name] == pytest.approx(b[name], abs=1e-4), (a["name"], name)
 
 
-@pytest.mark.slow
 def test_only_process_0_speaks(runs):
     two, _, (first, second) = runs
     assert "ppo  2/2" in first and "report.html has the plots" in first
@@ -132,13 +131,12 @@ def test_only_process_0_speaks(runs):
     assert not {"coordinator", "processes", "process_id", "replay", "run_dir"} & set(config)
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_same_command_resumes(runs, data):
     """SIGKILL of one process: the other must not wait for ever."""
     two, *_ = runs
     uninterrupted = load_params(two / "ppo")
     shutil.rmtree(two / "ppo")
-    processes = start_two(two, data)
+    processes = start_two(two, *OPTIONS, *data)
     try:
         for line in processes[0].stdout:  # both have met when the first stage is passed over
             if "sft: " in line:
@@ -149,10 +147,33 @@ def test_a_killed_process_ends_the_other_and_the_same_command_resumes(runs, data
         for process in processes:
             process.kill()
     assert not (two / "ppo" / "finished").exists()
-    processes = start_two(two, data)
+    processes = start_two(two, *OPTIONS, *data)
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     chex.assert_trees_all_equal(load_params(two / "ppo"), uninterrupted)
+
+
+def test_sigterm_to_one_process_saves_on_both_and_the_same_command_resumes(tmp_path):
+    options = ["--preset=smoke", "--mesh.fsdp=8", "--pretrain.train.log-every=1"]
+    options += ["--pretrain.train.checkpoint-every=100000", "--pretrain.train.steps=100000"]
+    processes = start_two(tmp_path / "run", *options, experiment="pretrain")
+    while len(read_metrics(tmp_path / "run")) < 2:
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=150)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    (step,) = Checkpoints(tmp_path / "run").steps()
+    assert f"stopped after step {step:,}; the same command resumes" in outputs[0]
+
+    processes = start_two(tmp_path / "run", *options, experiment="pretrain")
+    for line in processes[0].stdout:
+        if "resuming" in line:
+            break
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert f"from step {step:,}" in line
 
 
 def test_processes_that_differ_in_tensor_alone_hold_the_same_rows():

@@ -140,6 +140,17 @@ def test_host_and_compiled_rewards_make_the_same_update(policy, scorer):
     assert metrics_a["objective/scores"] == pytest.approx(metrics_b["objective/scores"], abs=1e-5)
 
 
+def test_a_score_that_is_not_finite_skips_the_updates(policy, scorer):
+    """One NaN is in every whitened advantage. Break `update_if_finite`, or leave it out."""
+    scores = np.zeros(CONFIG.episodes, np.float32)
+    scores[3] = np.nan
+    before = state_of(CONFIG, policy, scorer)
+    after, metrics = iterate(CONFIG, policy, scorer, lambda rollout: scores)
+    chex.assert_trees_all_equal(after.params, before.params)
+    chex.assert_trees_all_equal(after.opt_state, before.opt_state)
+    assert metrics["skipped"] == 1
+
+
 def test_ppo_learns_a_rule(policy, scorer):
     """Rewarding one token makes that token frequent: the sign of every term is right."""
 

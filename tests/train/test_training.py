@@ -145,10 +145,12 @@ def test_metrics_have_the_names_people_know(tmp_path):
 
 
 def test_a_checkpoint_moves_between_meshes(tmp_path):
-    """Invariant 6: written by eight devices, read by one, and the other way round."""
+    """Invariant 6: from eight devices to one, back, and from rows to columns of the weights."""
     create, _, _ = setup()
     eight, one = make_mesh(MeshConfig(2, 2, 2)), make_mesh(ONE)
-    for name, source, target in (("a", eight, one), ("b", one, eight)):
+    fsdp, tensor = make_mesh(MeshConfig(1, 8, 1)), make_mesh(MeshConfig(1, 1, 8))
+    moves = [("a", eight, one), ("b", one, eight), ("c", fsdp, tensor), ("d", tensor, fsdp)]
+    for name, source, target in moves:
         state = states.create(create, jax.random.key(0), mesh=source)
         checkpoints = Checkpoints(tmp_path / name)
         checkpoints.save(1, state)
