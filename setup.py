@@ -52,7 +52,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5",
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "tensorboardX>=2.6",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
