@@ -90,6 +90,7 @@ class Start:
         with self._log.open("w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+        command.set_up_compiler(config)  # here: it starts JAX, which does not survive a fork
         rlhf.main(config)
 
     def ended(self) -> bool:
@@ -211,7 +212,6 @@ def main(config: Config) -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     rng = random.Random(config.seed)
     run = configure(config.steps)
-    command.set_up_compiler(run)
     run.data.check()  # read once, for all forks
     folder = Path(config.folder or tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
