@@ -3,14 +3,14 @@
     python -m experiments.faults --kills 50
 
 The run is the whole recipe (`experiments.rlhf`, preset smoke, more steps). An uninterrupted run
-goes first. A second one gets SIGKILL `kills` times: soon after its start, between two steps, and
-while a checkpoint is being written, in all four stages. A kill has lost something if a whole
+goes first. A second one gets SIGKILL `kills` times: before it moves, between two steps, and while a
+checkpoint is being written, in all four stages. A kill has lost something if a whole
 checkpoint is gone after it, or if the next start ends with an error or does not go on from the
 newest one. At the end all parameters of all stages and all results must be bitwise those of the
 first run. Every run is a fork of this process, which has imported all and started nothing: that
 is only faster than starting Python each time.
 
-Hardware and time: 2 CPU cores, about 10 s per kill.
+Hardware and time: 2 CPU cores, about 5 s per kill.
 Expected: 0 lost, 0 different; exit code 1 otherwise.
 """
 
@@ -38,6 +38,7 @@ from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.metrics import read_metrics
 
 MOMENTS = ("start", "step", "write", "write")  # half of the kills meet a checkpoint's write
+START = 5.0  # seconds within which a run has restored its checkpoint and moves
 PATIENCE = 1800.0  # seconds after which a run that does not move is called hung
 
 
@@ -148,6 +149,11 @@ def reached(
     return moment == "step" or bool(unfinished(folder) - stale)
 
 
+def moved(folder: Path, since: float) -> bool:
+    """Whether any stage has written metrics."""
+    return any(path.stat().st_mtime >= since for path in folder.glob("*/metrics.jsonl"))
+
+
 def kill_once(
     config: rlhf.Config, folder: Path, stage: str, step: int, moment: str, rng: random.Random
 ) -> tuple[Start, bool]:
@@ -161,7 +167,9 @@ def kill_once(
     since, deadline = time.time(), time.monotonic() + PATIENCE
     run = Start(config, folder)
     if moment == "start" or past:  # what lies before the last checkpoint does not come again
-        time.sleep(rng.uniform(0, 10))
+        until = time.monotonic() + rng.uniform(0, START)
+        while time.monotonic() < until and not (moved(folder, since) or run.ended()):
+            time.sleep(0.002)
     else:
         while not (reached(folder, stage, step, moment, stale, since) or run.ended()):
             if time.monotonic() > deadline:
