@@ -11,6 +11,7 @@ from experiments import plan
 from gpt_jax.errors import UserError
 from gpt_jax.models.presets import parameter_count
 
+
 def billion(stage, name, *more):
     """Options of a plan for GPT-3 1.3B on short rows."""
     return [
@@ -64,7 +65,10 @@ def test_the_largest_fit_within_nine_tenths_of_memory(model, name, stage, mesh, 
         (["--mesh", "fsdp=3"], "8 devices, but data=2 x fsdp=3 .* --mesh fsdp=2,tensor=1 would do"),
         (["--rows", "20"], "20 rows do not divide over data x fsdp x accumulate = 8; --rows 16"),
         (["--stage", "ppo", "--length", "64", "--new-tokens", "64"], "leave no prompt"),
-        (["--mesh", "tensor=8", "--model.mlp-width", "3070"], "of 3070 .* tensor = 2 would do, .* 3072"),
+        (
+            ["--mesh", "tensor=8", "--model.mlp-width", "3070"],
+            "3070 .* tensor = 2 would do, .* 3072",
+        ),
     ],
 )
 def test_the_impossible_is_one_sentence_with_a_mend(options, sentence):

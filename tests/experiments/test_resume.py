@@ -8,6 +8,7 @@ import sys
 import time
 
 import chex
+
 from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.metrics import read_metrics
 

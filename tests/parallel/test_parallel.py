@@ -145,7 +145,8 @@ def test_sharding_of_masters_and_factored_moments():
 def test_an_axis_that_does_not_divide_is_named():
     """Invariant 12."""
     tree = {"embed": {"tokens": jax.ShapeDtypeStruct((33, 16), jnp.float32)}}
-    with pytest.raises(UserError, match=r"embed/tokens: its vocab axis of 33 .* tensor = 1 would do, or an axis of 32$"):
+    sentence = "embed/tokens: its vocab axis of 33 .* tensor = 1 would do, or an axis of 32$"
+    with pytest.raises(UserError, match=sentence):
         rules.shardings(tree, make_mesh(EIGHT))
     with pytest.raises(UserError, match="no sharding rule matches embed/mystery"):
         rules.shardings({"embed": {"mystery": jnp.ones(3)}}, make_mesh(EIGHT))
