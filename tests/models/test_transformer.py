@@ -88,7 +88,7 @@ SEQUENCES = [[5, 9, 11, 4, 7, 30, 2], [8, 3, 3], [20, 21, 22, 23, 24]]
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("width", [7, 12])
 def test_padding_and_batch_composition_change_nothing(config, side, width):
-    """Invariant 1. Break it: drop the segment comparison in `attention_mask`."""
+    """Invariant 1. Break it: compare segments with 0 only in `visible` (scores.py)."""
     params = big_params(config)
     together, real = logprobs(config, params, *rows(SEQUENCES, width, side))
     for b, sequence in enumerate(SEQUENCES):
@@ -108,7 +108,7 @@ def test_scores_are_read_at_the_last_real_token(config, side):
 
 
 def test_packed_segments_do_not_see_each_other(config):
-    """Invariant 7. Break it: compare segments with 0 only in `attention_mask`."""
+    """Invariant 7. Break it: the same line of `visible`."""
     params = big_params(config)
     parts = [rows([sequence], len(sequence)) for sequence in SEQUENCES]
     tokens, positions, _ = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
