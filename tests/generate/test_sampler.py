@@ -66,7 +66,7 @@ def full_forward(model, rollout, temperature=1.0):
 
 
 def test_cached_forward_equals_the_full_one_token_by_token(model):
-    """Invariant 2. Break it: `q_offset=0` in the attention of transformer.py."""
+    """Invariant 2. Break it: `lengths_B=index` in the attention of transformer.py."""
     config, params = model
     prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
     full, _ = apply(config, params, *prompts)
@@ -79,6 +79,21 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     assert int(cache.index) == 7
     real = np.asarray(prompts.segment_ids_BP) != 0
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
+
+
+def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model):
+    """Invariant 2, with more tokens than decode. Break it: `q_offset=0` in transformer.py."""
+    config, params = model
+    rows = [list(range(2, 17)), list(range(3, 9)), list(range(5, 18))]
+    prompts = Prompts(*map(jnp.asarray, pad_prompts(rows, 15, PAD)))
+    full, _ = apply(config, params, *prompts)
+    cache, parts, cuts = init_cache(config, len(rows), 16), [], (0, 3, 15)
+    assert cuts[2] - cuts[1] > transformer.MAX_DECODE_TOKENS
+    for start, end in zip(cuts, cuts[1:]):
+        part, cache = apply(config, params, *(x[:, start:end] for x in prompts), cache)
+        parts.append(part)
+    real = np.asarray(prompts.segment_ids_BP) != 0
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1)[real], full[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])

@@ -18,6 +18,7 @@ from gpt_jax.models import (
     token_logprobs,
     transformer,
 )
+from gpt_jax.models.heads import scalar_head
 
 GPT = ModelConfig(vocab_size=37, context_length=24, width=16, layers=3, heads=4)
 LLAMA = dataclasses.replace(
@@ -168,7 +169,7 @@ def test_gradients_equal_finite_differences(config):
 
 
 def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
-    """Invariant 4. Break it: drop `.astype(jnp.float32)` in `scalar_head`."""
+    """Invariant 4. Break it: cast the score, or the head's product, to the compute dtype."""
     low = dataclasses.replace(LLAMA, dtype="bfloat16")
     params = jax.jit(init, static_argnums=0)(LLAMA, jax.random.key(0))
     inputs = rows(SEQUENCES, 8)
@@ -182,6 +183,10 @@ def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
     scores = score(low, scorer, *inputs)
     assert scores.dtype == jnp.float32
     np.testing.assert_array_equal(scores, np.float32(0.7))
+
+    head = init_scorer(low, params, jax.random.key(1))["head"]
+    exact = np.asarray(hidden, np.float64) @ np.asarray(head["kernel_D"], np.float64)
+    np.testing.assert_allclose(scalar_head(head, hidden), exact, atol=1e-6)
 
 
 def test_initial_scales():
