@@ -20,7 +20,7 @@ def arrays(seed=0, shape=(5, 9)):
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.99, 0.0)])
 def test_gae_equals_a_naive_loop(gamma, lam):
-    """Invariant 9. Break the reverse scan or the `* mask_B` in `gae` to see it fail."""
+    """Invariant 9. Break the reverse scan or `values_BC * mask_BC` in `gae` to see it fail."""
     rewards, values, mask = arrays()
     advantages, returns = gae(*(jnp.float32(x) for x in (rewards, values, mask)), gamma, lam)
     for b in range(len(mask)):
