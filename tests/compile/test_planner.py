@@ -5,11 +5,15 @@ The slow ones (`pytest -m slow tests/compile`) are the largest; `docs/plans/` ke
 
 import json
 
+import jax
 import pytest
 
 from experiments import plan
+from experiments.programs import stage_programs
 from gpt_jax.errors import UserError
 from gpt_jax.models.presets import parameter_count
+from gpt_jax.parallel import targets
+from gpt_jax.parallel.mesh import make_mesh
 
 
 def billion(stage, name, *more):
@@ -42,6 +46,22 @@ def test_a_billion_parameters_plan(stage, name, tmp_path):
     for program in result["programs"]:
         assert program["traced_flops"] == pytest.approx(program["flops"], rel=0.05)
     assert 0 < step["mfu_in_turn"] < step["mfu"] <= 1
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "h100:8"])
+def test_memory_is_what_the_compiler_says(name):
+    """The plan adds up the parts; the compiler also gives the peak of what is alive."""
+    devices = targets.devices(name)
+    options = ["--model", "gpt2", "--model.layers", "2", "--slice", name, "--length", "256"]
+    config = plan.settle(plan.parse(options), len(devices))
+    (program,) = plan.plan_one(config, devices)["programs"]
+
+    mesh = make_mesh(config.mesh, devices)
+    (planned,) = stage_programs(config.work, config.model, config.optimizer, mesh)
+    with jax.set_mesh(mesh):
+        memory = planned.function.lower(*planned.args).compile().memory_analysis()
+    peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
+    assert peak <= program["hbm_bytes"] < 1.05 * peak
 
 
 @pytest.mark.slow
