@@ -8,6 +8,7 @@ import sys
 import time
 
 import chex
+import pytest
 
 from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.metrics import read_metrics
@@ -87,6 +88,7 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     assert again.count("already finished") == len(STAGES)
 
 
+@pytest.mark.slow
 def test_the_short_form_of_the_fault_command(tmp_path):
     """`experiments.faults`, which also kills at the start and while a checkpoint is written."""
     steps = ("--pretrain=24", "--sft=16", "--reward=16", "--ppo=8")

@@ -23,6 +23,8 @@ from gpt_jax.kernels.linear_cross_entropy import (
     xla,
 )
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 # (forward, gradients)
 TOLERANCE = {jnp.float32: (1e-5, 1e-4), jnp.bfloat16: (5e-3, 1e-2)}
 

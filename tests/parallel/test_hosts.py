@@ -95,6 +95,7 @@ def determined(stage) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in named.items() if not name.endswith(scorer)}
 
 
+@pytest.mark.slow
 def test_all_stages_give_the_numbers_of_one_process(runs):
     """Break it: let every process read the first rows of the batch (`share` gives (0, 1))."""
     two, one, _ = runs
@@ -113,6 +114,7 @@ def test_all_stages_give_the_numbers_of_one_process(runs):
         )
 
 
+@pytest.mark.slow
 def test_generation_gives_the_answers_of_one_process(runs):
     two, one, _ = runs
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (two, one))
@@ -123,6 +125,7 @@ def test_generation_gives_the_answers_of_one_process(runs):
             assert a[name] == pytest.approx(b[name], abs=1e-4), (a["name"], name)
 
 
+@pytest.mark.slow
 def test_only_process_0_speaks(runs):
     two, _, (first, second) = runs
     assert "ppo  2/2" in first and "report.html has the plots" in first
@@ -131,6 +134,7 @@ def test_only_process_0_speaks(runs):
     assert not {"coordinator", "processes", "process_id", "replay", "run_dir"} & set(config)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_same_command_resumes(runs, data):
     """SIGKILL of one process: the other must not wait for ever."""
     two, *_ = runs
@@ -153,6 +157,7 @@ def test_a_killed_process_ends_the_other_and_the_same_command_resumes(runs, data
     chex.assert_trees_all_equal(load_params(two / "ppo"), uninterrupted)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_on_both_and_the_same_command_resumes(tmp_path):
     options = ["--preset=smoke", "--mesh.fsdp=8", "--pretrain.train.log-every=1"]
     options += ["--pretrain.train.checkpoint-every=100000", "--pretrain.train.steps=100000"]

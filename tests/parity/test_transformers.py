@@ -20,6 +20,8 @@ from gpt_jax.models.weights import (  # noqa: E402
     to_llama,
 )
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def gpt2():
     return transformers.GPT2LMHeadModel(
