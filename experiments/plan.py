@@ -219,7 +219,7 @@ def candidates(config: Config, count: int) -> list[Config]:
         inner = tensor * fsdp * context
         if count % inner or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
             continue
-        if length % (2 * context) or (context > 1 and config.stage == "ppo"):
+        if context > 1 and (length % (2 * context) or config.stage == "ppo"):
             continue  # the ring deals out 2 x context pieces; a rollout has no long sequences
         changed = dataclasses.replace(
             config,

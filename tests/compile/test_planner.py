@@ -109,6 +109,8 @@ def test_a_search_splits_long_sequences_over_context():
     ranked = plan.candidates(plan.parse(options), 8)
     assert ranked[0].mesh.context > 1
     assert all(c.mesh.data == c.mesh.fsdp == 1 for c in ranked)
+    odd = plan.parse(["--model", "gpt2", "--slice", "v5p:2x2x2", "--length", "1023", "--rows", "8"])
+    assert {c.mesh.context for c in plan.candidates(odd, 8)} == {1}
 
 
 def test_models_are_found_by_either_spelling():
