@@ -31,7 +31,7 @@ TOLERANCE = {jnp.float32: (1e-5, 1e-4), jnp.bfloat16: (5e-3, 1e-2)}
 
 def small_chunks(setattr):
     """Chunks that divide neither tokens nor vocabulary."""
-    for name, value in {"FEW_LOGITS": 0, "COLUMNS": 12, "ROWS": 3}.items():
+    for name, value in {"FEW_LOGITS": 0, "COLUMNS": 12, "ROWS": 3, "HALVES_ROWS": 7}.items():
         setattr(xla, name, value)
 
 
@@ -185,6 +185,21 @@ def test_the_sum_is_differentiable_in_the_weights_and_zero_weights_give_zero():
     nothing = jax.value_and_grad(linear_cross_entropy_sum, argnums=(0, 1))
     for x in jax.tree.leaves(nothing(hidden, unembed, targets, np.zeros(5, np.float32))):
         np.testing.assert_array_equal(x, 0)
+
+
+def test_a_sum_in_two_halves_is_the_float32_sum(monkeypatch):
+    """Break it: add up the upper halves alone."""
+    small_chunks(monkeypatch.setattr)
+    hidden, unembed, targets, columns = operands(Case(40, 24, 33), jnp.bfloat16)
+
+    def unembed_gradient(dtype):
+        options = dict(temperature=1.0, softcap=None, combine_shards=lambda x: x, dtype=dtype)
+        gradients = functools.partial(xla.nll_and_gradients, **options)
+        return jax.jit(gradients)(hidden, unembed, targets, columns[0])[2]
+
+    whole = unembed_gradient(jnp.float32)
+    assert np.any(whole != whole.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(unembed_gradient(jnp.bfloat16), whole.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -158,8 +158,12 @@ def _nll_sum(how, hidden_MD, unembed_VD, targets_M, weights_M):
 
 
 def _nll_sum_forward(how, hidden_MD, unembed_VD, targets_M, weights_M):
+    # Where devices hold different tokens, their gradients of the unembedding are added up.
+    dtype = jnp.float32 if any(how.layout.targets) else unembed_VD.dtype
     nll_M, dh_MD, dU_VD = over_mesh.nll_and_gradients(
-        how.of(xla.nll_and_gradients), how.layout, hidden_MD, unembed_VD, targets_M, weights_M
+        how.of(functools.partial(xla.nll_and_gradients, dtype=dtype)),
+        how.layout,
+        *(hidden_MD, unembed_VD, targets_M, weights_M),
     )
     return jnp.sum(weights_M * nll_M), (dh_MD, dU_VD.astype(unembed_VD.dtype), nll_M)
 
