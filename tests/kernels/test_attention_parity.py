@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
 
-from gpt_jax.kernels.attention import pallas_tpu, reference, triton, xla
+from gpt_jax.kernels.attention import mosaic_gpu, pallas_tpu, reference, triton, warpgroup, xla
 from gpt_jax.kernels.attention.scores import Options
 
 
@@ -40,6 +41,30 @@ def halves(module, **blocks):
     return run
 
 
+@contextlib.contextmanager
+def interpreted_hopper():
+    """Threads, barriers and copies as the interpreter has them; wgmma is a plain product, because
+    it takes neither a transposed operand nor an accumulator that has a value already."""
+
+    def product(a, b, shape, meanwhile=lambda: None):
+        del shape
+        meanwhile()
+        return jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
+
+    class Transposed:
+        def __init__(self, ref):
+            self.ref = ref
+
+        def __getitem__(self, _):
+            return self.ref[...].T
+
+    with pytest.MonkeyPatch.context() as patch, plgpu.force_gpu_interpret_mode():
+        patch.setattr(warpgroup, "product", product)
+        patch.setattr(warpgroup, "accumulate", lambda acc, a, b: acc + product(a, b, acc.shape))
+        patch.setattr(warpgroup, "transposed", Transposed)
+        yield
+
+
 REFERENCE = differentiated(reference.attention)
 BOTH = ("float32", "bfloat16")
 IMPLEMENTATIONS = {  # name: (run, context, dtypes)
@@ -52,6 +77,7 @@ IMPLEMENTATIONS = {  # name: (run, context, dtypes)
     ),
     "triton": (halves(triton, blocks=(16, 16, 4, 2)), contextlib.nullcontext, BOTH),
 }
+HOPPER = {"mosaic_gpu": (halves(mosaic_gpu), interpreted_hopper, ("bfloat16",))}
 ROWS = [(name, dtype) for name, (*_, dtypes) in IMPLEMENTATIONS.items() for dtype in dtypes]
 settings = functools.partial(
     hypothesis.settings,
@@ -75,6 +101,12 @@ CONFIGS = {
         B=1, T=20, S=300, N=3, K=1, window=150, softcap=20.0, alibi=True
     ),
     "full, equal heads": dict(B=1, T=140, S=24, N=2, K=2, causal=False),
+}
+# The Hopper kernels take whole blocks of 128 rows, and heads of 64 and 128.
+HOPPER_CONFIGS = {
+    "causal, 2 heads to a key": dict(B=2, T=256, S=256, N=2, K=1, H=64),
+    "window, heads of 128": dict(B=1, T=128, S=384, N=1, K=1, H=128, window=150),
+    "full, equal heads": dict(B=1, T=256, S=128, N=2, K=2, H=64, causal=False),
 }
 
 
@@ -192,7 +224,7 @@ def errors(results, truths, scales):
 
 
 def check(name: str, case: Case, dtype: str):
-    run, context, _ = IMPLEMENTATIONS[name]
+    run, context, _ = (IMPLEMENTATIONS | HOPPER)[name]
     inputs, dout = make(case, dtype)
     truths, terms, rounded, largest = oracle(*inputs, case.options, dout)
     # Where nothing is seen all is 0, and the results must be.
@@ -227,6 +259,16 @@ def check(name: str, case: Case, dtype: str):
 def test_parity(name, dtype, config, data):
     case = Case(**CONFIGS[config])
     check(name, draw_data(data.draw, case), dtype)
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 11, 2), reason="only JAX 0.11.2 and later interpret such kernels"
+)
+@pytest.mark.parametrize("config", HOPPER_CONFIGS)
+@settings(max_examples=4)
+@hypothesis.given(data=st.data())
+def test_parity_of_the_hopper_kernels(config, data):
+    check("mosaic_gpu", draw_data(data.draw, Case(**HOPPER_CONFIGS[config])), "bfloat16")
 
 
 @pytest.mark.slow
