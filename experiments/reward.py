@@ -6,9 +6,8 @@
 Hardware and time (tiny): about 1.5 minutes on 2 CPU cores.
 Expected (tiny, microworld, clean labels): held-out accuracy 0.88 to 0.90.
 
-One epoch: more overfits (Ouyang et al. 2022, 3.5); where comparisons are few, the mean of several
-models of one epoch each does not (`--reward.members`). At the end the head's bias is set so that
-the mean score of demonstrations is 0, which fixes the one degree of freedom that ranking leaves.
+One epoch: more overfits (Ouyang et al. 2022, 3.5). At the end the head's bias is set so that the
+mean score of the demonstrations is 0, which fixes the one degree of freedom that ranking leaves.
 """
 
 import dataclasses
@@ -28,10 +27,9 @@ from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
 from gpt_jax.train.evaluate import make_evaluate
 from gpt_jax.train.loop import TrainConfig, fit, resolve_steps
-from gpt_jax.train.members import average, in_turn, with_mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
 from gpt_jax.train.run import Run, is_finished
-from gpt_jax.train.state import TrainState, create
+from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Stage, make_train_step
 
 
@@ -41,9 +39,6 @@ class Reward:
     train: TrainConfig
     longest: int = 48
     """Longest prompt and completion together, in tokens; a longer one keeps its end."""
-    members: int = 1
-    """Models trained in turn for `train.steps` each, on other orders of the rows; the reward model
-    is the mean of their weights (Ramé et al. 2024). For few or noisy comparisons."""
     calibration_rows: int = 256
     """Demonstrations whose mean score is set to 0."""
 
@@ -60,13 +55,8 @@ def build(recipe: Reward, model: ModelConfig, train: TrainConfig, seed: int) -> 
     """The stage's functions; `init(backbone, key)`."""
     optimizer = make_optimizer(recipe.optimizer, train.steps)
     loss = functools.partial(ranking_loss, model)
-
-    def init(backbone, key):
-        state = TrainState.create(init_scorer(model, backbone, key), optimizer)
-        return with_mean(state) if recipe.members > 1 else state
-
     return Stage(
-        init,
+        lambda backbone, key: TrainState.create(init_scorer(model, backbone, key), optimizer),
         make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
         loss,
     )
@@ -97,9 +87,7 @@ def main(config: Config) -> None:
     evaluate = functools.partial(make_evaluate, stage.loss, batch_size=train.batch_size, mesh=mesh)
     mean_demonstration = evaluate(demonstrations)
 
-    def finish(state: TrainState) -> TrainState:
-        if recipe.members > 1:
-            state = average(state, recipe.members)
+    def calibrate(state: TrainState) -> TrainState:
         mean_score = mean_demonstration(state)["mean_reward"]
         head = state.params["head"]
         head = head | {"bias": head["bias"] - jnp.float32(mean_score)}
@@ -107,25 +95,25 @@ def main(config: Config) -> None:
 
     with Run("reward", config) as run:
         save_model_files(run.folder, model, tokenizer)
-        start = load_params(config.init_from, mesh), keys.derive(config.seed, 0, "reward/head")
-        state = run.restore_or_create(stage.init, *start, mesh=mesh)
-        step = stage.step
-        if recipe.members > 1:
-            step = in_turn(step, create(stage.init, *start, mesh=mesh), train.steps)
-        schedule = make_schedule(recipe.optimizer, train.steps)
+        state = run.restore_or_create(
+            stage.init,
+            load_params(config.init_from, mesh),
+            keys.derive(config.seed, 0, "reward/head"),
+            mesh=mesh,
+        )
         fit(
             run,
             state,
-            step,
+            stage.step,
             batch_at,
-            dataclasses.replace(train, steps=recipe.members * train.steps),
+            train,
             mesh=mesh,
             row_numbers=batch_at.numbers,
             tokens_per_step=train.batch_size * int(np.prod(rows.tokens_BKT.shape[1:])),
             evaluate=evaluate(held_out),
-            schedule=lambda number: schedule(number % train.steps),
+            schedule=make_schedule(recipe.optimizer, train.steps),
             headline=("loss", "accuracy"),
-            finish=finish,
+            finish=calibrate,
         )
 
 

@@ -61,7 +61,7 @@ def test_ppo_metrics_have_the_names_people_know(run):
 
 
 def test_the_reward_model_is_calibrated(run):
-    """Invariant 8: mean 0 on demonstrations. Break `finish` in experiments/reward.py."""
+    """Invariant 8: mean 0 on demonstrations. Break `calibrate` in experiments/reward.py."""
     config = rlhf.presets["smoke"]()
     model, _, tokenizer = load_model(run[0] / "sft")
     rows = config.data.read("demonstrations", "train")[: config.reward.calibration_rows]
