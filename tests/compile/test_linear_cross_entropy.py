@@ -81,12 +81,12 @@ def test_the_unfused_loss_holds_the_logits_and_their_gradient():
 @pytest.mark.parametrize(
     ("loss", "dtype"), [(known, jnp.float32), (late, jnp.bfloat16)], ids=["known", "late"]
 )
-@pytest.mark.parametrize("V", [50304, pytest.param(151936, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("V", [50304, 151936])
 def test_scratch_memory_is_a_tenth_of_the_unfused_loss(chip, loss, dtype, V):
     assert scratch_bytes(loss, chip, V, dtype) < unfused_bytes(V) / 10
 
 
-@pytest.mark.parametrize("V", [50304, pytest.param(151936, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("V", [50304, 151936])
 @pytest.mark.parametrize(("loss", "dtype"), [(known, jnp.bfloat16), (late, jnp.float32)])
 def test_on_a_gpu_neither_does_it_with_the_other_dtype(loss, dtype, V):
     """On a TPU it takes some more: docs/kernels.md."""
