@@ -202,7 +202,7 @@ def _vocabulary_chunk(unembed_VD, targets_M, index):
     """
     size = min(COLUMNS, unembed_VD.shape[0])
     start = jnp.minimum(index * size, unembed_VD.shape[0] - size)
-    # The barrier keeps XLA from casting the whole unembedding before the loop.
+    # The barrier keeps XLA from casting the whole unembedding before the loop (but for TPUs).
     unembed_CD = jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(unembed_VD, start, size))
     hidden_C = start + jnp.arange(size) < index * size
     targets_M = jnp.where(targets_M < index * size, -1, targets_M - start)
