@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
@@ -22,6 +23,13 @@ COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permut
 def late(hidden_BTD, unembed_VD, targets_BT, weights_BT):
     logprobs_BT, lse_BT, entropy_BT = linear_cross_entropy(hidden_BTD, unembed_VD, targets_BT)
     return (weights_BT * logprobs_BT + 0.3 * lse_BT - weights_BT**2 * entropy_BT).sum()
+
+
+def place(mesh, arrays):
+    """Hidden states, unembedding, targets and weights, sharded by the rules."""
+    tokens = ("batch", "length")
+    axes = [(*tokens, None), ("vocab", "width"), tokens, tokens]
+    return [jax.device_put(x, NamedSharding(mesh, partition_spec(a))) for x, a in zip(arrays, axes)]
 
 
 def collectives(hlo):
@@ -56,11 +64,7 @@ def test_eight_devices_equal_one_and_exchange_nothing_large_per_chunk(config, lo
     one = jax.jit(step)(*arrays)
 
     mesh = make_mesh(config)
-    tokens = ("batch", "length")
-    axes = [(*tokens, None), ("vocab", "width"), tokens, tokens]
-    placed = [
-        jax.device_put(x, NamedSharding(mesh, partition_spec(a))) for x, a in zip(arrays, axes)
-    ]
+    placed = place(mesh, arrays)
     with jax.set_mesh(mesh):
         program = jax.jit(step).lower(*placed).compile()
         eight = program(*placed)
@@ -74,3 +78,26 @@ def test_eight_devices_equal_one_and_exchange_nothing_large_per_chunk(config, lo
     assert [size for *_, kind, size in found if kind == "all-gather"].count(V // 2 * D) == 1
     assert [kind for _, kind, _ in found].count("reduce-scatter") == 1
     assert max(size for *_, size in found) == V // 2 * D
+
+
+def test_a_bfloat16_gradient_is_summed_over_devices_in_float32():
+    """Rounded once, not on every device first. Break it: `dtype = unembed_VD.dtype` in api.py."""
+    rng = np.random.default_rng(0)
+    hidden_BTD, unembed_VD = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((B, T, D), (V, D))
+    )
+    targets_BT = rng.integers(0, V, (B, T)).astype(np.int32)
+    weights_BT = rng.random((B, T)).astype(np.float32)
+    gradient = jax.jit(jax.grad(linear_cross_entropy_sum, argnums=1))
+    true_VD = gradient(hidden_BTD, unembed_VD.astype(jnp.float32), targets_BT, weights_BT)
+
+    mesh = make_mesh(MeshConfig(data=8))
+    placed = place(mesh, (hidden_BTD, unembed_VD, targets_BT, weights_BT))
+    with jax.set_mesh(mesh):
+        ours_VD = gradient(*placed)
+    assert ours_VD.dtype == jnp.bfloat16
+    off, rounding = (
+        np.linalg.norm(np.float32(x) - np.float32(true_VD))
+        for x in (ours_VD, true_VD.astype(jnp.bfloat16))
+    )
+    assert off < 1.1 * rounding
