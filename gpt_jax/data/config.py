@@ -12,7 +12,7 @@ from gpt_jax.data import sources
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Each is `microworld` (the embedded data set), a local file (.txt, .json or .jsonl, plain, .gz
-    or .xz) or `tfds:NAME[/CONFIG]`."""
+    or .xz; several are joined by commas) or `tfds:NAME[/CONFIG]`."""
 
     text: str = "microworld"
     """Documents to pretrain on."""

@@ -1,7 +1,7 @@
 """Where rows come from: the microworld, local files, and TFDS data sets.
 
-A source is named by a string: `microworld`, a path, or `tfds:NAME[/CONFIG]`. Files may be plain or
-packed (.gz, .xz):
+A source is named by a string: `microworld`, a path, or `tfds:NAME[/CONFIG]`. Several paths may be
+joined by commas, and are one source. Files may be plain or packed (.gz, .xz):
 
     .jsonl   one JSON object per line
     .json    a list of JSON objects
@@ -41,7 +41,7 @@ def read(
     """All rows of one kind and split, in canonical form (see `schemas`).
 
     Args:
-      spec: `microworld`, a path, or `tfds:NAME[/CONFIG]`.
+      spec: `microworld`, a path or several joined by commas, or `tfds:NAME[/CONFIG]`.
       kind: text, demonstrations, comparisons or prompts.
       split: train or test; or `all`, for a source of one part. A source with one part is divided by
         `train_test_split`.
@@ -60,7 +60,10 @@ def read(
         return _canonical(((f"{MICROWORLD}:{i}", row) for i, row in enumerate(rows)), kind, spec)
     if spec.startswith("tfds:"):
         return _read_tfds(spec, kind, split, seed)
-    rows = _canonical(_read_file(Path(spec), kind), kind, spec)
+    # Divided together, so that what begins alike in two files lies on one side.
+    rows = []
+    for path in spec.split(","):
+        rows += _canonical(_read_file(Path(path), kind), kind, path)
     return _part(rows, split, seed)
 
 

@@ -134,6 +134,28 @@ def test_same_opening_lies_on_one_side(tmp_path):
     assert len(sources.train_test_split(rows, test_fraction=0.5, most_test_rows=100)[1]) < 200
 
 
+def test_files_joined_by_commas_are_one_source(tmp_path):
+    """A row that is in both lies on one side, though the larger file alone is divided otherwise.
+
+    Break: in sources.read, divide every file on its own.
+    """
+    small, large = tmp_path / "small.jsonl", tmp_path / "large.jsonl"
+    shared = [{"text": f"Shared {i}"} for i in range(2_000)]
+    small.write_text(jsonl(shared))
+    large.write_text(jsonl(shared + [{"text": f"Large {i}"} for i in range(60_000)]))
+    both = f"{small},{large}"
+    assert [row["text"] for row in sources.read(both, "text", "all")[1_999:2_001]] == [
+        "Shared 1999",
+        "Shared 0",
+    ]
+    parts = (sources.read(both, "text", split) for split in ("train", "test"))
+    train, test = ({row["text"] for row in part} for part in parts)
+    assert len(train | test) == 62_000 and not train & test
+
+    with pytest.raises(UserError, match="missing.jsonl: there is no such file"):
+        sources.read(f"{small},{tmp_path}/missing.jsonl", "text")
+
+
 def test_read_divides_files(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text(jsonl(PAIRS))
