@@ -155,6 +155,10 @@ def test_files_joined_by_commas_are_one_source(tmp_path):
     with pytest.raises(UserError, match="missing.jsonl: there is no such file"):
         sources.read(f"{small},{tmp_path}/missing.jsonl", "text")
 
+    named = tmp_path / "one,two.jsonl"
+    named.write_text(jsonl(shared))
+    assert len(sources.read(str(named), "text", "all")) == 2_000
+
 
 def test_read_divides_files(tmp_path):
     path = tmp_path / "pairs.jsonl"
