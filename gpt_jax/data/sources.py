@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import re
 import sys
 import zlib
@@ -62,7 +63,7 @@ def read(
         return _read_tfds(spec, kind, split, seed)
     # Divided together, so that what begins alike in two files lies on one side.
     rows = []
-    for path in [spec] if Path(spec).exists() else spec.split(","):  # A name may hold a comma.
+    for path in [spec] if os.path.exists(spec) else spec.split(","):  # A name may hold a comma.
         rows += _canonical(_read_file(Path(path), kind), kind, path)
     return _part(rows, split, seed)
 

@@ -158,6 +158,7 @@ def test_files_joined_by_commas_are_one_source(tmp_path):
     named = tmp_path / "one,two.jsonl"
     named.write_text(jsonl(shared))
     assert len(sources.read(str(named), "text", "all")) == 2_000
+    assert len(sources.read(",".join([str(small)] * 200), "text", "all")) == 400_000
 
 
 def test_read_divides_files(tmp_path):
