@@ -229,6 +229,29 @@ def test_host_rewards_see_text_without_padding():
     assert split_rows(rollout)[0][0] == tokenizer.encode("yes")
 
 
+def test_every_iteration_draws_anew(policy, scorer):
+    """Invariant 10. Break the step in either `keys.derive` of ppo.py."""
+    collect = jax.jit(lambda step: ppo.collect(CONFIG, tiny.MODEL, 0, policy, step, prompts_of()))
+    first, again, second = (collect(step).tokens_BT for step in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != second)
+
+    rollout, scores = rollout_of(policy, prompts_of()), jnp.linspace(-1.0, 1.0, 8)
+    start = state_of(CONFIG, policy, scorer)
+
+    @jax.jit
+    def learned(step):
+        state = dataclasses.replace(start, step=step)
+        return ppo.learn(CONFIG, tiny.MODEL, OPTIMIZER, 0, state, policy, rollout, scores, None)[
+            0
+        ].params
+
+    first, again, second = (learned(step) for step in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    # Another order of the rows: other minibatches.
+    assert np.any(first["policy"]["embed"]["tokens"] != second["policy"]["embed"]["tokens"])
+
+
 def test_no_key_is_used_twice():
     """Invariant 10. Break the `fold_in` of step or purpose in `keys.derive`."""
     purposes = ("init", "loss", "ppo/rollout", "ppo/minibatches", "reward/head", "ppo/value_head")

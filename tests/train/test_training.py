@@ -122,6 +122,22 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number, ends_in):
     assert (tmp_path / "broken" / "report.html").exists()
 
 
+def test_every_step_and_micro_batch_has_its_own_key():
+    """Invariant 10. Break the step in `keys.derive`, or the `fold_in`, of train/step.py."""
+
+    def loss(params, row, key):
+        draws = jnp.zeros(2).at[row[0]].set(jax.random.uniform(key))
+        return params["w"] ** 2, jnp.float32(1), {"draws": (draws, 1)}
+
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    step = make_train_step(loss, optimizer, accumulate=2)
+    state, seen = TrainState.create({"w": jnp.float32(1)}, optimizer), []
+    for _ in range(3):
+        state, metrics = step(state, jnp.arange(2))
+        seen += metrics["draws"][0].tolist()
+    assert len(set(seen)) == 6
+
+
 def test_the_step_compiles_once():
     """Count compilations: a change of shape, dtype or sharding between steps would retrace."""
     chex.clear_trace_counter()
