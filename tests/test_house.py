@@ -12,7 +12,7 @@ FLOORS = [
     {"losses", "generate"},
     {"models"},
     {"parallel", "kernels", "data", "text"},
-    {"errors", "files", "keys"},
+    {"errors", "files", "keys", "ranges"},
 ]
 
 
