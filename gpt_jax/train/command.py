@@ -20,8 +20,8 @@ import tyro
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
-from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig, platform
+from gpt_jax.train.host import keep_freed_memory
 
 Config = TypeVar("Config")
 

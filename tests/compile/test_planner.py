@@ -8,12 +8,12 @@ import json
 import jax
 import pytest
 
-from experiments import plan
 from experiments.programs import stage_programs
 from gpt_jax.errors import UserError
 from gpt_jax.models.presets import parameter_count
-from gpt_jax.parallel import targets
 from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.plan import targets
+from tools import plan
 
 
 def billion(stage, name, *more):

@@ -5,9 +5,9 @@ The planner compiles what looks best here; these numbers are never shown as resu
 
 from collections.abc import Mapping
 
+from gpt_jax.chips import Chip
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import matmul_weights, training_flops
-from gpt_jax.parallel.chips import Chip
 
 # Bytes held per parameter: float32 with its gradient and two moments; PPO has two such models,
 # and two more that only stand by.
