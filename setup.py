@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(
-        include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*", "tools"]
+        include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*", "tools", "tools.*"]
     ),
     package_data={"gpt_jax.plan": ["chip_descriptions/*.txtpb"]},
     install_requires=[

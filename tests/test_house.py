@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports run down these rows only (and freely within one).
 FLOORS = [
-    {"experiments"},
+    {"experiments", "tools"},
     {"train", "rl", "report", "chat"},
     {"losses", "generate"},
     {"models"},

@@ -104,7 +104,7 @@ def main(config: Config) -> dict:
             plan, tried = plan_one(settled, devices), []
         except DoesNotFit as error:
             raise UserError(f"{error}; {nearest(settled, devices)}") from error
-    plan |= {"tried": tried, "command": command.invocation("plan")}
+    plan |= {"tried": tried, "command": command.invocation("plan", "tools")}
     rich.print(plan_table(plan))
     folder = Path(config.run_dir)
     write_plan(folder, plan)

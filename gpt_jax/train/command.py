@@ -106,10 +106,10 @@ def parse(
     return tyro.cli(type(default), default=default, args=arguments, description=description)
 
 
-def invocation(experiment: str) -> str:
+def invocation(name: str, package: str = "experiments") -> str:
     """The command that started this program; from a notebook, just the experiment's name."""
-    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == experiment else []
-    return shlex.join(["python", "-m", f"experiments.{experiment}", *arguments])
+    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == name else []
+    return shlex.join(["python", "-m", f"{package}.{name}", *arguments])
 
 
 def set_up_compiler(config: Common) -> None:

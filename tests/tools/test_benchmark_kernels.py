@@ -10,9 +10,8 @@ from tools import benchmark_kernels, timing
 
 
 def test_it_times_every_op_on_this_device(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(
-        benchmark_kernels, "SMALL", ([(1, 16, 2, 1, 8)], [(2, 16, 2, 1, 8)], [(8, 8, 32)])
-    )
+    sizes = [(1, 16, 2, 1, 8)], [(2, 16, 2, 1, 8)], [(8, 8, 32)]
+    monkeypatch.setattr(benchmark_kernels, "SMALL", sizes)
     monkeypatch.setattr(timing, "TURN_SECONDS", 1e-4)
     lines = benchmark_kernels.main(rounds=1, output=tmp_path / "bench.json")
     ours = [line for line in lines if line.contestant == "gpt_jax"]
