@@ -31,7 +31,7 @@ from rich.table import Table
 
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
-from gpt_jax.kernels.attention.api import KERNELS, make_options
+from gpt_jax.kernels.attention.api import kernel, make_options
 from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.kernels.decode_attention.api import KERNELS as DECODE_KERNELS
 from gpt_jax.kernels.linear_cross_entropy import (
@@ -100,7 +100,7 @@ def attention_cases(B: int, T: int, N: int, K: int, H: int, dtype) -> list[Case]
 
     options = make_options(arrays[0], True, None, None, None)
     names = OUR_KERNELS[jax.devices()[0].platform]
-    names = [name for name in names if KERNELS[name].takes(*arrays[:2], options)]
+    names = [name for name in names if kernel(name).takes(*arrays[:2], options)]
     by_xla = functools.partial(ours, implementation="xla")
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}

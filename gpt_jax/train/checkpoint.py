@@ -4,7 +4,7 @@ Each checkpoint has three items: `params` (what the next stage, the sampler and 
 `rest` (optimizer moments, counters) and `checksums` of all arrays, since the file format checks
 its indexes but not what they point to. Orbax writes to a temporary name and renames when all is
 on disk, so a killed run leaves either a whole checkpoint or none. Of many processes each writes
-what its own devices hold.
+what its own devices hold. Orbax takes long to import: the functions that use it do so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh
 
 from gpt_jax import files
@@ -36,6 +34,8 @@ class Checkpoints:
     """The checkpoints of one stage, in `folder/checkpoints/<step>/`."""
 
     def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
         self.folder = Path(folder).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=True)
         with self._writing():
@@ -54,6 +54,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Copies the state off the devices, then writes in the background."""
+        import orbax.checkpoint as ocp
+
         params, rest = _split(state)
         sums = {"params": checksums(params), "rest": checksums(rest)}
         items = ocp.args.Composite(
@@ -70,6 +72,8 @@ class Checkpoints:
         Raises:
           UserError: if it cannot be read, or what is read is not what was written.
         """
+        import orbax.checkpoint as ocp
+
         params, rest = _split(target)
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(params),
@@ -166,6 +170,9 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
     Raises:
       UserError: if there is no checkpoint, or it cannot be read.
     """
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     path = Path(folder).resolve() / "checkpoints"
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     if not steps:
