@@ -6,6 +6,7 @@ import numpy as np
 from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, put
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
+from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
 
@@ -38,3 +39,16 @@ def comparisons(rng, n, k, length) -> Comparisons:
 
 def prompts(rng, n, length=12):
     return pad_prompts(random_rows(rng, n, 3, 10), length, 0)
+
+
+def stage(functions: Functions, train: LoopConfig, batch_at, **fields) -> Stage:
+    """A stage for `fit` and `run_stage`, of the tiny model."""
+    defaults = dict(row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0)
+    return Stage(
+        model=MODEL,
+        tokenizer=None,
+        train=train,
+        functions=functions,
+        batch_at=batch_at,
+        **(defaults | fields),
+    )
