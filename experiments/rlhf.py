@@ -35,7 +35,8 @@ from gpt_jax.evaluate.answers import Answers, mean_interval, ranking_accuracies,
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.report import results_table, write_report, write_samples
-from gpt_jax.rl.rewards import DeviceReward, model_reward, model_score
+from gpt_jax.rl.rewards import model_reward
+from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text import chat
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
@@ -113,12 +114,11 @@ def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> di
     """
     model = configs["pretrain"].pretrain.model
     files = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
-    scoring = ppo.Scoring(DeviceReward(model_score(model)), model)
     prepare = {
         "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
         "sft": lambda c: sft.prepare(c, files, mesh),
         "reward": lambda c: reward.prepare(c, files, mesh),
-        "ppo": lambda c: ppo.prepare(c, files, scoring, mesh),
+        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model), mesh),
     }
     stages = {name: prepare[name](configs[name]) for name in unfinished}
     for name, stage in stages.items():
