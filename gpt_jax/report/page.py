@@ -12,12 +12,12 @@ from pathlib import Path
 
 from gpt_jax.errors import UserError
 from gpt_jax.files import write_text
+from gpt_jax.metrics import read_metrics
+from gpt_jax.readable import clock
 from gpt_jax.report import plots
 from gpt_jax.report.style import CSS
 from gpt_jax.report.table import score_name, table
 from gpt_jax.report.verdict import run_verdict, stage_verdict
-from gpt_jax.train.metrics import read_metrics
-from gpt_jax.train.progress import clock
 
 STAGES = {
     "pretrain": "Pretraining",

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter
 from gpt_jax.parallel import distributed
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
-from gpt_jax.train.metrics import MetricWriter
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.stop import Stop
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter
 from gpt_jax.report import markdown_table, plots, results_table, write_report, write_samples
 from gpt_jax.report.verdict import run_verdict, stage_verdict
-from gpt_jax.train.metrics import MetricWriter
 
 NASTY = "</td><script>alert('1 < 2 & 3')</script>"
 
