@@ -21,8 +21,8 @@ class Config(sft.Config):
     """Nats of loss that a nat of entropy is worth."""
 
 
-def penalised_loss(model, params, batch, key=None, *, beta: float):
-    logprobs_BT, entropy_BT, weights_BT = next_tokens(model, params, batch)
+def penalised_loss(model, learned, batch, key=None, frozen=None, *, beta: float):
+    logprobs_BT, entropy_BT, weights_BT = next_tokens(model, learned, batch, key)
     return weighted_nll(logprobs_BT + beta * entropy_BT, weights_BT)
 
 

@@ -9,30 +9,49 @@ Expected (tiny, microworld): `objective/scores` from about -0.2 to 2, at a KL of
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import optax
 from jax.sharding import Mesh
 
-from gpt_jax import keys
-from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
+from gpt_jax.errors import UserError
+from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
-from gpt_jax.rl.rewards import Reward, model_reward
+from gpt_jax.models.heads import scorer_shapes
+from gpt_jax.models.transformer import param_shapes
+from gpt_jax.parallel.offload import check_offload, to_host
+from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
+from gpt_jax.rl.iteration import Inputs, make_iteration
+from gpt_jax.rl.rewards import (
+    DeviceReward,
+    HostReward,
+    Reward,
+    Rule,
+    model_score,
+    record_reward,
+    retokenized_reward,
+)
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
-from gpt_jax.train.loop import TrainConfig, fit
-from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
-from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
+from gpt_jax.train.launch import run_stage
+from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
+from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPO(PPOConfig):
     optimizer: OptimizerConfig
-    train: TrainConfig
+    train: LoopConfig
+    offload_frozen: bool = False
+    """Keep the reference and the reward model in the host's memory between their uses."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+    retokenize: bool = False
+    """Let a reward model with another tokenizer than the policy's read the text, on the host."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,75 +60,142 @@ class Config(command.Common):
     init_from: str = "runs/sft/default"
     """The SFT run's folder: where the policy starts and what it is held close to."""
     reward_from: str = "runs/reward/default"
-    """The reward model's folder."""
+    """The reward model's folder; its shape may be another than the policy's."""
+    reward: Judge = Judge()
     ppo: PPO
 
 
-def build(recipe: PPO, model: ModelConfig) -> tuple[optax.GradientTransformation, Callable]:
-    """(optimizer, `init(policy, scorer, key)`); the iteration is `rl.ppo.iterate`."""
-    updates = recipe.train.steps * recipe.epochs * recipe.minibatches
-    optimizer = make_optimizer(recipe.optimizer, updates)
-    return optimizer, functools.partial(init_ppo_state, recipe, model, optimizer)
+class Scoring(NamedTuple):
+    """How completions are scored.
+
+    Attributes:
+      reward: what scores them.
+      scorer: the shape of the reward model in `reward_from`, whose parameters the reward is given
+        when the stage starts; None if the reward is anything else.
+    """
+
+    reward: Reward
+    scorer: ModelConfig | None = None
 
 
-def main(config: Config, reward: Reward | None = None) -> None:
-    """Runs PPO; `reward` replaces the trained reward model (see `gpt_jax.rl.rewards`)."""
-    recipe = config.ppo
-    if is_finished("ppo", config):
-        return
-    mesh = make_mesh(config.mesh)
-    model, tokenizer = load_model_files(config.init_from)
-    prompts = pad_prompt_records(
-        config.data.read("prompts", "train"),
-        tokenizer,
-        longest=model.context_length - recipe.max_new_tokens,
+def functions(recipe: PPO, model: ActorCritic, steps: int, scoring: Scoring) -> Functions:
+    """The stage's functions; `init(seed, policy, value)` is `actor_critic.init_state`."""
+    optimizer = make_optimizer(recipe.optimizer, steps * recipe.passes.updates)
+    return Functions(
+        functools.partial(init_state, recipe, model, optimizer),
+        make_iteration(
+            ppo(recipe, model), optimizer, scoring.reward, offloaded=recipe.offload_frozen
+        ),
     )
+
+
+def prepare(config: Config, start: ModelFiles, scoring: Scoring, mesh: Mesh) -> Stage:
+    """The stage: the finetuned model as policy and as reference, on prompts.
+
+    The value model starts as the reward model, or, where there is none or `value_init` says so, as
+    the policy with a head of zeros.
+    """
+    recipe, (model, tokenizer) = config.ppo, start
+    room = model.context_length - recipe.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"--ppo.max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the "
+            f"model's context of {model.context_length} tokens; lower it"
+        )
+    if recipe.offload_frozen:
+        check_offload(mesh)
+    prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, longest=room)
     prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
-    ptx_at = pretraining_batches(config, tokenizer, model.context_length, mesh)
+    ptx_at = pretraining_batches(config, start, mesh)
+    train = resolve_steps(recipe.train, len(prompts.rows_B), recipe.episodes)
+    value = scoring.scorer if recipe.value_init == "reward" else None
+    given = scoring.reward.params if isinstance(scoring.reward, DeviceReward) else ()
 
-    updates = recipe.train.steps * recipe.epochs * recipe.minibatches
-    optimizer, init = build(recipe, model)
-    schedule = make_schedule(recipe.optimizer, updates)
-    policy = load_params(config.init_from, mesh)
-    scorer = load_params(config.reward_from, mesh)
+    def load(mesh: Mesh) -> Parameters:
+        policy = load_params(config.init_from, mesh)
+        scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
+        frozen = {"reference": policy, "reward": scorer}
+        if recipe.offload_frozen:
+            frozen = to_host(frozen)
+        return Parameters((policy, scorer if value else policy), frozen)
 
-    with Run("ppo", config) as run:
-        save_model_files(run.folder, model, tokenizer)
-        state = run.restore_or_create(
-            init,
-            policy,
-            scorer,
-            keys.derive(config.seed, 0, "ppo/value_head"),
-            mesh=mesh,
-        )
-        iteration = make_ppo_iteration(
-            recipe,
-            model,
-            optimizer,
-            reward=reward or model_reward(model, scorer),
-            reference=policy,
-            seed=config.seed,
-        )
-        fit(
-            run,
-            state,
-            iteration,
-            lambda step: PPOInputs(prompts_at(step), ptx_at(step)),
-            recipe.train,
-            mesh=mesh,
-            row_numbers=prompts_at.numbers,
-            schedule=lambda step: schedule(step * recipe.epochs * recipe.minibatches),
-            derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
-            headline=("objective/scores", "objective/kl"),
-        )
+    policy = param_shapes(model)
+    scorer = scorer_shapes(scoring.scorer) if scoring.scorer else given
+    updates = recipe.passes.updates
+    return Stage(
+        model=model,
+        tokenizer=tokenizer,
+        train=train,
+        functions=functions(recipe, ActorCritic(model, value or model), train.steps, scoring),
+        load=load,
+        shapes=Parameters(
+            (policy, scorer if value else policy), {"reference": policy, "reward": scorer}
+        ),
+        batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
+        row_numbers=prompts_at.numbers,
+        learning_rate=lambda step: rate_at(
+            recipe.optimizer, train.steps * updates, recipe.optimizer.learning_rate, step * updates
+        ),
+        derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
+        headline=("objective/scores", "objective/kl"),
+    )
 
 
-def pretraining_batches(config: Config, tokenizer, length: int, mesh: Mesh):
+def pretraining_batches(config: Config, start: ModelFiles, mesh: Mesh):
     """`batch_at(step)` of pretraining rows for PPO-ptx, or of None when it is off."""
     if not config.ppo.ptx_coef:
         return lambda step: None
-    rows: Batch = pack_documents(config.data.read("text", "train"), tokenizer, length)
+    documents = config.data.read("text", "train")
+    rows = pack_documents(documents, start.tokenizer, start.model.context_length)
     return make_batch_at(rows, config.ppo.ptx_rows, config.seed, share(mesh))
+
+
+def trained_reward(config: Config, start: ModelFiles) -> Scoring:
+    """The reward model in `reward_from`.
+
+    Raises:
+      UserError: if its tokenizer is not the policy's, unless `reward.retokenize` allows for that.
+    """
+    judge = load_model_files(config.reward_from)
+    if judge.tokenizer == start.tokenizer:
+        return Scoring(DeviceReward(model_score(judge.model)), judge.model)
+    if not config.reward.retokenize:
+        raise UserError(
+            f"{config.reward_from} has another tokenizer than {config.init_from}; train the reward "
+            "model from that one, or give --reward.retokenize to let it read text"
+        )
+    records = config.data.read("prompts", "train")
+    scorer = load_params(config.reward_from)
+    return Scoring(retokenized_reward(judge, scorer, records, start.tokenizer))
+
+
+def main(
+    config: Config,
+    reward: Reward | Callable[[Rollout], Sequence[float]] | None = None,
+    rule: Rule | None = None,
+) -> None:
+    """Runs PPO against the reward model in `reward_from`, or against something else.
+
+    Args:
+      config: of the experiment.
+      reward: a Reward, or a Python function of a rollout of NumPy arrays.
+      rule: a function of the record that a prompt was made from, the completion's text and whether
+        it stopped by itself.
+    """
+
+    def stage(mesh: Mesh) -> Stage:
+        start = load_model_files(config.init_from)
+        if rule:
+            records = config.data.read("prompts", "train")
+            scoring = Scoring(record_reward(rule, records, start.tokenizer))
+        elif reward:
+            known = isinstance(reward, DeviceReward | HostReward)
+            scoring = Scoring(reward if known else HostReward(reward))
+        else:
+            scoring = trained_reward(config, start)
+        return prepare(config, start, scoring, mesh)
+
+    run_stage("ppo", config, stage)
 
 
 def smoke() -> Config:
@@ -121,7 +207,7 @@ def smoke() -> Config:
             minibatches=2,
             max_new_tokens=16,
             optimizer=OptimizerConfig(learning_rate=1e-4, schedule="linear", eps=1e-5),
-            train=TrainConfig(steps=4, log_every=1, checkpoint_every=2),
+            train=LoopConfig(steps=4, log_every=1, checkpoint_every=2),
         ),
     )
 
@@ -138,7 +224,7 @@ def tiny() -> Config:
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=40, log_every=1, checkpoint_every=20),
+            train=LoopConfig(steps=40, log_every=1, checkpoint_every=20),
         ),
     )
 
@@ -154,7 +240,7 @@ def colab() -> Config:
             optimizer=OptimizerConfig(
                 learning_rate=5e-5, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=200, log_every=1, checkpoint_every=50),
+            train=LoopConfig(steps=200, log_every=1, checkpoint_every=50),
         ),
     )
 

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,17 +30,20 @@ from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
-from gpt_jax.losses.ranking import ranking_accuracies
+from gpt_jax.evaluate import answers as evaluation
+from gpt_jax.evaluate.answers import Answers, mean_interval, ranking_accuracies, win_rate
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.report import results_table, write_report, write_samples
-from gpt_jax.rl import evaluation
-from gpt_jax.rl.evaluation import Answers, mean_interval, win_rate
-from gpt_jax.rl.rewards import model_reward
+from gpt_jax.rl.rewards import DeviceReward, model_reward, model_score
 from gpt_jax.text import chat
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
-from gpt_jax.train.run import record_config
+from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
+from gpt_jax.train.gradient import GradientRecipe
+from gpt_jax.train.launch import look_at, run_stage
+from gpt_jax.train.record import record_config
+from gpt_jax.train.run import is_finished
+from gpt_jax.train.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class Evaluate:
 class Config(command.Common):
     run_dir: str = "runs/rlhf/tiny"
     pretrain: pretrain.Pretrain
-    sft: sft.SFT
+    sft: GradientRecipe
     reward: reward.Reward
     ppo: ppo.PPO
     evaluate: Evaluate = Evaluate()
@@ -66,43 +70,60 @@ def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
     config.data.check()
     folder = Path(config.run_dir)
-    record_config(folder, config)
-    stages = {
-        "pretrain": lambda: pretrain.main(
-            pretrain.Config(
-                **command.shared(config, run_dir=f"{folder}/pretrain"), pretrain=config.pretrain
-            )
-        ),
-        "sft": lambda: sft.main(
-            sft.Config(
-                **command.shared(config, run_dir=f"{folder}/sft"),
-                init_from=f"{folder}/pretrain",
-                sft=config.sft,
-            )
-        ),
-        "reward": lambda: reward.main(
-            reward.Config(
-                **command.shared(config, run_dir=f"{folder}/reward"),
-                init_from=f"{folder}/sft",
-                reward=config.reward,
-            )
-        ),
-        "ppo": lambda: ppo.main(
-            ppo.Config(
-                **command.shared(config, run_dir=f"{folder}/ppo"),
-                init_from=f"{folder}/sft",
-                reward_from=f"{folder}/reward",
-                ppo=config.ppo,
-            )
-        ),
-    }
-    for name, stage in stages.items():
-        timed(folder, name, stage)
+    record_config(folder, "rlhf", config)
     mesh = make_mesh(config.mesh)
+    configs = stage_configs(config)
+    unfinished = [name for name in configs if not is_finished(name, configs[name])]
+    stages = look_ahead(configs, unfinished, mesh)
+    for name in unfinished:
+        stage = stages.pop(name)
+        timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
     with jax.set_mesh(mesh):
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
     distributed.on_main(lambda: publish(folder, results))
     return results
+
+
+def stage_configs(config: Config) -> dict[str, command.Common]:
+    """The configuration of every stage, each in a folder of its own."""
+    folder = config.run_dir
+
+    def shared(name: str) -> dict:
+        return command.shared(config, run_dir=f"{folder}/{name}")
+
+    return {
+        "pretrain": pretrain.Config(**shared("pretrain"), pretrain=config.pretrain),
+        "sft": sft.Config(**shared("sft"), init_from=f"{folder}/pretrain", sft=config.sft),
+        "reward": reward.Config(
+            **shared("reward"), init_from=f"{folder}/sft", reward=config.reward
+        ),
+        "ppo": ppo.Config(
+            **shared("ppo"),
+            init_from=f"{folder}/sft",
+            reward_from=f"{folder}/reward",
+            ppo=config.ppo,
+        ),
+    }
+
+
+def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> dict[str, Stage]:
+    """The stages that are still to be run, with all that can be known of them before the first.
+
+    The tokenizer is trained, all data is laid out, and every step is traced on its shapes.
+    """
+    model = configs["pretrain"].pretrain.model
+    files = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    scoring = ppo.Scoring(DeviceReward(model_score(model)), model)
+    prepare = {
+        "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
+        "sft": lambda c: sft.prepare(c, files, mesh),
+        "reward": lambda c: reward.prepare(c, files, mesh),
+        "ppo": lambda c: ppo.prepare(c, files, scoring, mesh),
+    }
+    stages = {name: prepare[name](configs[name]) for name in unfinished}
+    for name, stage in stages.items():
+        look_at(stage, configs[name].seed, mesh)
+    return stages
 
 
 def publish(folder: Path, results: dict) -> None:
@@ -195,7 +216,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
             "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
             "correct": correctness(rows, group) if gold else None,
             "kl_from_sft": divergences.get(name, {}).get("kl"),
-            "length": float(np.mean([a.rollout.mask_BC.sum(1).mean() for a in group])),
+            "length": float(np.mean([a.lengths.mean() for a in group])),
             "entropy": divergences.get(name, {}).get("entropy"),
         }
         for name, group in by_model.items()

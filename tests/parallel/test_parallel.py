@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax.data import pipeline
@@ -21,7 +22,6 @@ from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
-from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.train import state as states
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer

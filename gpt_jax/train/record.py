@@ -1,0 +1,101 @@
+"""`config.json`: the settings a run folder was made with, and which of them may still change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt_jax import files
+from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
+
+# How a run is made, not what comes out: these may differ from one start to the next. They are
+# matched by the last name of a setting, or by a name with all that is below it.
+HOW = {
+    "run_dir",
+    "coordinator",
+    "processes",
+    "process_id",
+    "replay",
+    "tensorboard",
+    "wandb",
+    "mesh",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "most_skipped",
+    "offload_frozen",
+}
+GROWS = "train.steps"  # the end of the name of a setting that may become larger
+
+
+def record_config(folder: Path, name: str, config: Any) -> bool:
+    """Writes `config.json`, or checks that the folder's agrees, and says whether the run has grown.
+
+    Args:
+      folder: the run folder.
+      name: of the stage, which the report looks up.
+      config: of the experiment.
+
+    Returns:
+      True if the number of steps is larger than it was, so that there is something to do again.
+
+    Raises:
+      UserError: naming the first setting that differs, since mixing two configurations in one
+        folder would make neither reproducible.
+    """
+    path = folder / "config.json"
+    fresh = {"stage": name} | dataclasses.asdict(config)
+    grown = False
+
+    def write_or_compare() -> None:
+        nonlocal grown
+        old = _read(path)
+        if old is not None:
+            grown = _compare(folder, old, fresh)
+        # Written again, so that it is what the run now goes on with.
+        if old != fresh:
+            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
+
+    distributed.on_main(write_or_compare)
+    return bool(distributed.agree(grown))
+
+
+def _read(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not a configuration ({error}); choose another --run-dir"
+        ) from error
+
+
+def _compare(folder: Path, old: dict, new: dict) -> bool:
+    """Whether steps have grown; raises for anything else that differs."""
+    grown = False
+    for name, (before, now) in differences(old, new).items():
+        if name.endswith(GROWS) and before and now > before:
+            distributed.say(f"{folder}: {name} grows from {before:,} to {now:,}")
+            grown = True
+            continue
+        raise UserError(
+            f"{folder} was made with another configuration ({name} was {before} and is now {now}); "
+            "choose another --run-dir, or give the options it was made with"
+        )
+    return grown
+
+
+def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """{setting: (before, now)} of all settings that change what comes out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = {}
+        for key in [*new, *(k for k in old if k not in new)]:
+            if key not in HOW:
+                child = f"{name}.{key}".lstrip(".")
+                found |= differences(old.get(key), new.get(key), child)
+        return found
+    return {} if old == new else {name: (old, new)}
