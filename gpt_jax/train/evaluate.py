@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import pad_rows
-from gpt_jax.train.metrics import mean
+from gpt_jax.metrics import mean
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
 

@@ -10,12 +10,12 @@ import jax
 from jax.sharding import Mesh
 
 from gpt_jax import files
+from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
-from gpt_jax.train.metrics import MetricWriter, read_metrics
 from gpt_jax.train.record import record_config
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.stop import Stop
