@@ -11,13 +11,13 @@ import pytest
 from gpt_jax import keys
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
+from gpt_jax.metrics import mean
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.rl import actor_critic
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, ppo, ppo_loss
 from gpt_jax.rl.iteration import Inputs, collect, final_scores, learn, make_iteration
 from gpt_jax.rl.rewards import DeviceReward, HostReward, model_reward
 from gpt_jax.rl.rollout import completion_values
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState
 from tests import tiny

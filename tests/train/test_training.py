@@ -15,15 +15,15 @@ from gpt_jax.data.batches import Comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.metrics import read_metrics
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints, load_params
-from gpt_jax.train.evaluate import make_evaluate
+from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.loop import fit
-from gpt_jax.train.metrics import read_metrics
 from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer, rate_at
 from gpt_jax.train.run import Run
 from gpt_jax.train.stage import Functions, TrainConfig
@@ -193,7 +193,7 @@ def test_evaluation_counts_every_row_once():
     params = tiny.params()
     mesh = make_mesh(ONE)
     state = TrainState(jnp.zeros(()), params, None, None)
-    value = make_evaluate(tiny.MODEL, lm_loss, rows, 4, mesh)(state, {})["loss"]
+    value = HeldOut(tiny.MODEL, lm_loss, rows, 4, mesh)(state, {})["loss"]
     total, count, _ = lm_loss(tiny.MODEL, params, rows)
     assert value == pytest.approx(float(total / count), rel=1e-6)
 
@@ -210,7 +210,7 @@ def test_reward_metrics_ignore_empty_slots_and_pad_width():
     scorer = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(0))
     state, mesh = TrainState(jnp.zeros(()), scorer, None, None), make_mesh(ONE)
     a, b = (
-        make_evaluate(tiny.MODEL, ranking_loss, r, n, mesh)(state, {})
+        HeldOut(tiny.MODEL, ranking_loss, r, n, mesh)(state, {})
         for r, n in ((rows, 5), (wide, 4))
     )
     assert a == pytest.approx(b, rel=1e-5)
