@@ -146,8 +146,12 @@ def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
 
 def ranking_accuracies(
     model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
-) -> np.ndarray:
-    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, and the row that it is of.
+
+    Returns:
+      float64 and int, (pairs,) each.
+    """
     batch_size += -batch_size % rules.shards(mesh, "batch")
     rows = pad_rows(rows, batch_size)
     scores_of = jax.jit(functools.partial(score_comparisons, model))
@@ -157,7 +161,7 @@ def ranking_accuracies(
     n, i, j = np.nonzero(
         (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
     )
-    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5
+    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
 def _batches(bundle, mesh: Mesh):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import chex
 import jax
@@ -106,7 +107,7 @@ def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
 def test_the_readme_example_swaps_the_loss(run, tmp_path):
     folder, _ = run
     smoke = confidence_penalty.presets["smoke"]()
-    losses = {}
+    rows = {}
     for beta in (0.0, 1.0):
         config = confidence_penalty.Config(
             preset="smoke",
@@ -117,8 +118,12 @@ def test_the_readme_example_swaps_the_loss(run, tmp_path):
             sft=smoke.sft,
         )
         confidence_penalty.main(config)
-        losses[beta] = read_metrics(tmp_path / str(beta))[0]["loss"]
-    assert losses[1.0] < losses[0.0]
+        rows[beta] = read_metrics(tmp_path / str(beta))[0]
+    assert rows[1.0]["objective"] < rows[0.0]["objective"]
+    # The loss stays the likelihood's, whatever is minimised, and so does the perplexity.
+    assert rows[1.0]["loss"] == pytest.approx(rows[0.0]["loss"], rel=1e-5)
+    assert rows[0.0]["objective"] == pytest.approx(rows[0.0]["loss"], rel=1e-6)
+    assert rows[1.0]["perplexity"] == pytest.approx(math.exp(rows[1.0]["loss"]))
 
 
 def test_real_files_take_the_same_path(shared_data, tmp_path):
