@@ -144,8 +144,9 @@ def _results(results: Mapping) -> str:
     score = score_name(models)
     paired = any(model.get("difference_vs_sft") for model in models)
     explanation = (
-        "In brackets: 95% interval. Shaded: the best of its column. A tie is half a win. KL is "
-        "measured from the SFT model, per answer; entropy is per token, in nats. "
+        "In brackets: 95% interval. Shaded: the best of its column. The win rate is against SFT, "
+        "a tie being half a win. KL is measured from the SFT model, per answer; entropy is per "
+        "token, in nats. "
         + "The difference from SFT is taken prompt by prompt: two models differ where its interval "
         "excludes 0, even if those of their scores overlap. "
         * paired
@@ -218,7 +219,8 @@ def _left_out(folder: Path, results: Mapping) -> str:
     A count is an entry {"what": text, "count": number} of "left_out", in results.json or in a
     folder's data.json.
     """
-    found = [("", results), ("", _read_json(folder / "data.json"))]
+    dash = "\N{EN DASH}"
+    found = [("Evaluation", results), (dash, _read_json(folder / "data.json"))]
     found += [(STAGES[name].title, _read_json(folder / name / "data.json")) for name in STAGES]
     body = [
         f'<tr><td>{escape(entry["what"])}</td><td data-label="stage">{escape(title)}</td>'

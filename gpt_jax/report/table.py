@@ -49,7 +49,7 @@ COLUMNS = (
     Column("gold score", "gold", best=True),
     Column("reward", "reward", best=True),
     Column("difference from SFT", "difference_vs_sft", digits=None, wide=True),
-    Column("wins vs SFT", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
+    Column("win rate", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
     Column("ties", "ties_vs_sft", scale=100, digits=0, unit="%", wide=True),
     Column("correct", "correct", scale=100, digits=0, unit="%", best=True),
     Column("KL (nats)", "kl_from_sft"),
@@ -108,8 +108,8 @@ def results_table(results: Mapping) -> RichTable:
     headings, rows, best = table(results, [column for column in COLUMNS if not column.wide])
     rich_table = RichTable(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="brackets: 95% interval; bold: best; a tie is half a win; KL from SFT per answer, "
-        "entropy per token",
+        caption="brackets: 95% interval; bold: best; win rate against SFT, a tie half; KL from SFT "
+        "per answer, entropy per token",
     )  # fmt: skip
     for place, heading in enumerate(headings):
         rich_table.add_column(heading, justify="right" if place else "left")

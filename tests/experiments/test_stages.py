@@ -44,8 +44,24 @@ def test_everything_is_written(run):
         assert 0 <= low <= mean <= high <= 1
     sft_row = results["models"][1]
     assert sft_row["win_rate_vs_sft"] is None
+    for model in results["models"]:
+        if model is not sft_row:
+            wins, ties, losses = (model[f"{name}_vs_sft"] for name in ("wins", "ties", "losses"))
+            assert wins + ties + losses == pytest.approx(1)
+            assert model["win_rate_vs_sft"][0] == pytest.approx(wins + ties / 2)
+            difference = model["gold"][0] - sft_row["gold"][0]
+            assert model["difference_vs_sft"][0] == pytest.approx(difference, abs=1e-9)
     assert sft_row["kl_from_sft"] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
+
+
+def test_what_prompts_are_about_is_what_intervals_resample():
+    """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
+    rows = rlhf.presets["tiny"]().data.read("prompts", "test")[:560]
+    assert 100 < len(set(rlhf.topics(rows, True))) < 200
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    assert rlhf.topics([{"prompt": talk}, {"prompt": more}], False) == ["Hi", "Hi"]
 
 
 def test_ppo_metrics_have_the_names_people_know(run):

@@ -218,7 +218,7 @@ def test_ties_are_shown_apart_from_wins():
     results = _changed(wins_vs_sft=0.75, ties_vs_sft=0.1, losses_vs_sft=0.15)
     assert "it wins 75% of the head-to-head comparisons and ties 10%." in run_verdict(results)
     first, _, *rows = markdown_table(results).splitlines()
-    assert "| wins vs SFT | ties |" in first and "| **80% [70, 90]** | 10% |" in rows[3]
+    assert "| win rate | ties |" in first and "| **80% [70, 90]** | 10% |" in rows[3]
 
 
 def test_an_interval_that_is_not_known_is_left_out(run):
@@ -241,7 +241,10 @@ def test_what_was_left_out_is_counted_on_the_page(run):
     (run / "results.json").write_text(json.dumps(RESULTS | {"left_out": left_out}))
     words = _read(run)[2]
     assert f"prompts cut {NASTY} Supervised finetuning 1,234" in words
-    assert "broken rows 3" in words and "nothing" not in words.split("What was left out")[1][:200]
+    assert (
+        "broken rows Evaluation 3" in words
+        and "nothing" not in words.split("What was left out")[1][:200]
+    )
     (run / "ppo" / "data.json").write_text(json.dumps({"left_out": counts[:1]}))
     assert "PPO 1,234" in _read(run)[2] and "prompts cut" in _read(run / "ppo")[2]
 
@@ -262,7 +265,7 @@ def test_a_verdict_on_part_of_a_run():
 def test_the_markdown_table():
     lines = markdown_table(RESULTS).splitlines()
     assert lines[0] == (
-        "| model | gold score | difference from SFT | wins vs SFT | correct | tokens | entropy |"
+        "| model | gold score | difference from SFT | win rate | correct | tokens | entropy |"
     )
     dash = "\N{EN DASH}"
     assert lines[3] == f"| SFT | 1.00 [0.90, 1.10] | {dash} | {dash} | 50% | 12.5 | 0.75 |"
