@@ -31,7 +31,7 @@ from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
-from gpt_jax.train.evaluate import Evaluate, make_evaluate
+from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
@@ -73,7 +73,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
         for m in (row["messages"] for row in config.data.read("demonstrations", "train"))
     ]
-    mean_of_demonstrations = make_evaluate(
+    mean_of_demonstrations = HeldOut(
         model,
         ranking_loss,
         tensorize(demonstrations[: recipe.calibration_rows]),
@@ -96,7 +96,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     )
 
 
-def calibrate(mean_of_demonstrations: Evaluate, state: TrainState, frozen: dict) -> TrainState:
+def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) -> TrainState:
     """Moves the head's bias so that the demonstrations score 0 on average."""
     mean_score = mean_of_demonstrations(state, frozen)["mean_reward"]
     head = state.params["head"]
