@@ -234,7 +234,10 @@ def test_an_interval_that_is_not_known_is_left_out(run):
 
 def test_what_was_left_out_is_counted_on_the_page(run):
     assert "What was left out" not in _read(run)[2]
-    counts = [{"what": f"prompts cut {NASTY}", "count": 1234}, {"what": "nothing", "count": 0}]
+    counts = [
+        {"what": f"prompts cut {NASTY}", "count": 1234},
+        {"what": "rows of no kind", "count": 0},
+    ]
     (run / "sft" / "data.json").parent.mkdir()
     (run / "sft" / "data.json").write_text(json.dumps({"left_out": counts}))
     left_out = [{"what": "broken rows", "count": 3}]
