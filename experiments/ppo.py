@@ -9,107 +9,124 @@ Expected (tiny, microworld): `objective/scores` from about -0.2 to 2, at a KL of
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import optax
 from jax.sharding import Mesh
 
-from gpt_jax import keys
-from gpt_jax.data.batches import Batch
-from gpt_jax.data.packing import pack_documents, pad_prompt_records
-from gpt_jax.data.pipeline import make_batch_at, share
-from gpt_jax.models.config import ModelConfig
-from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
-from gpt_jax.rl.rewards import Reward, model_reward
+from gpt_jax.generate.sampler import Rollout
+from gpt_jax.models.flops import forward_flops
+from gpt_jax.plan.estimate import Cost
+from gpt_jax.plan.online import iteration_programs
+from gpt_jax.plan.workload import StepPlan, Workload
+from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
+from gpt_jax.rl.iteration import make_iteration
+from gpt_jax.rl.rewards import Reward, Rule
+from gpt_jax.rl.scoring import Scoring, model_scoring, own_scoring, trained_scoring
+from gpt_jax.rl.stage import OnlineConfig, OnlineRecipe, online_stage
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
-from gpt_jax.train.loop import TrainConfig, fit
-from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
-from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files
+from gpt_jax.train.launch import run_stage
+from gpt_jax.train.optim import OptimizerConfig, make_optimizer
+from gpt_jax.train.stage import Functions, LoopConfig, Stage
+
+COST = Cost(learned=2, frozen=2, samples=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPO(PPOConfig):
-    optimizer: OptimizerConfig
-    train: TrainConfig
+class PPO(PPOConfig, OnlineRecipe):
+    """The algorithm, its optimizer and its length."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Common):
+class Config(OnlineConfig):
     run_dir: str = "runs/ppo/default"
-    init_from: str = "runs/sft/default"
-    """The SFT run's folder: where the policy starts and what it is held close to."""
-    reward_from: str = "runs/reward/default"
-    """The reward model's folder."""
     ppo: PPO
 
 
-def build(recipe: PPO, model: ModelConfig) -> tuple[optax.GradientTransformation, Callable]:
-    """(optimizer, `init(policy, scorer, key)`); the iteration is `rl.ppo.iterate`."""
-    updates = recipe.train.steps * recipe.epochs * recipe.minibatches
-    optimizer = make_optimizer(recipe.optimizer, updates)
-    return optimizer, functools.partial(init_ppo_state, recipe, model, optimizer)
+def optimizer_of(recipe: PPO, steps: int) -> optax.GradientTransformation:
+    """The optimizer of policy and value model, over all updates of the run."""
+    return make_optimizer(recipe.optimizer, steps * recipe.passes.updates)
 
 
-def main(config: Config, reward: Reward | None = None) -> None:
-    """Runs PPO; `reward` replaces the trained reward model (see `gpt_jax.rl.rewards`)."""
-    recipe = config.ppo
-    if is_finished("ppo", config):
-        return
-    mesh = make_mesh(config.mesh)
-    model, tokenizer = load_model_files(config.init_from)
-    prompts = pad_prompt_records(
-        config.data.read("prompts", "train"),
-        tokenizer,
-        longest=model.context_length - recipe.max_new_tokens,
+def functions(recipe: PPO, model: ActorCritic, scoring: Scoring, steps: int) -> Functions:
+    """The stage's functions; `init(seed, policy, value)` is `actor_critic.init_state`."""
+    optimizer = optimizer_of(recipe, steps)
+    return Functions(
+        functools.partial(init_state, recipe, model, optimizer),
+        make_iteration(ppo(recipe, model), optimizer, scoring.reward, recipe.offload_frozen),
     )
-    prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
-    ptx_at = pretraining_batches(config, tokenizer, model.context_length, mesh)
-
-    updates = recipe.train.steps * recipe.epochs * recipe.minibatches
-    optimizer, init = build(recipe, model)
-    schedule = make_schedule(recipe.optimizer, updates)
-    policy = load_params(config.init_from, mesh)
-    scorer = load_params(config.reward_from, mesh)
-
-    with Run("ppo", config) as run:
-        save_model_files(run.folder, model, tokenizer)
-        state = run.restore_or_create(
-            init,
-            policy,
-            scorer,
-            keys.derive(config.seed, 0, "ppo/value_head"),
-            mesh=mesh,
-        )
-        iteration = make_ppo_iteration(
-            recipe,
-            model,
-            optimizer,
-            reward=reward or model_reward(model, scorer),
-            reference=policy,
-            seed=config.seed,
-        )
-        fit(
-            run,
-            state,
-            iteration,
-            lambda step: PPOInputs(prompts_at(step), ptx_at(step)),
-            recipe.train,
-            mesh=mesh,
-            row_numbers=prompts_at.numbers,
-            schedule=lambda step: schedule(step * recipe.epochs * recipe.minibatches),
-            derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
-            headline=("objective/scores", "objective/kl"),
-        )
 
 
-def pretraining_batches(config: Config, tokenizer, length: int, mesh: Mesh):
-    """`batch_at(step)` of pretraining rows for PPO-ptx, or of None when it is off."""
-    if not config.ppo.ptx_coef:
-        return lambda step: None
-    rows: Batch = pack_documents(config.data.read("text", "train"), tokenizer, length)
-    return make_batch_at(rows, config.ppo.ptx_rows, config.seed, share(mesh))
+def prepare(config: Config, start: ModelFiles, scoring: Scoring, mesh: Mesh) -> Stage:
+    """The stage.
+
+    The value model starts as the reward model, or, where there is none or `value_init` says so, as
+    the policy with a head of zeros.
+    """
+    recipe = config.ppo
+    value = scoring.scorer if recipe.value_init == "reward" else None
+    shapes = ActorCritic(start.model, value or start.model)
+    return online_stage(
+        config,
+        recipe,
+        start,
+        scoring,
+        mesh,
+        functions=functools.partial(functions, recipe, shapes, scoring),
+        from_scorer=value is not None,
+        ptx_rows=recipe.ptx_rows if recipe.ptx_coef else 0,
+    )
+
+
+def main(
+    config: Config,
+    reward: Reward | Callable[[Rollout], Sequence[float]] | None = None,
+    rule: Rule | None = None,
+) -> None:
+    """Runs PPO against the reward model in `reward_from`, or against something else.
+
+    Args:
+      config: of the experiment.
+      reward: a Reward, or a Python function of a rollout of NumPy arrays.
+      rule: a function of the record that a prompt was made from, the completion's text and whether
+        it stopped by itself.
+    """
+
+    def stage(mesh: Mesh) -> Stage:
+        start, records = load_model_files(config.init_from), config.data.read("prompts", "train")
+        if reward or rule:
+            scoring = own_scoring(reward, rule, start, records)
+        else:
+            folder = config.reward_from
+            scoring = trained_scoring(folder, start, records, config.reward.retokenize)
+        return prepare(config, start, scoring, mesh)
+
+    run_stage("ppo", config, stage)
+
+
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One iteration, for the planner."""
+    model, new = work.model, work.new_tokens
+    recipe = PPO(
+        episodes=work.rows,
+        epochs=work.epochs,
+        minibatches=work.accumulate,
+        max_new_tokens=new,
+        optimizer=work.optimizer,
+        train=LoopConfig(steps=work.train.steps),
+    )
+    shapes, steps = ActorCritic(model, model), work.train.steps
+    made = functions(recipe, shapes, model_scoring(model), steps)
+    optimizer = optimizer_of(recipe, steps)
+    # Prompts need no logits. Policy, reference, value and reward score; policy and value learn.
+    body, told = (forward_flops(model, work.length, logits=n) for n in (0, new))
+    each = told + (2 * body + 2 * told) + 3 * recipe.epochs * (body + told)
+    return StepPlan(
+        iteration_programs(work, mesh, ppo(recipe, shapes), optimizer, made),
+        tokens=work.rows * new,
+        flops=work.rows * each,
+    )
 
 
 def smoke() -> Config:
@@ -121,7 +138,7 @@ def smoke() -> Config:
             minibatches=2,
             max_new_tokens=16,
             optimizer=OptimizerConfig(learning_rate=1e-4, schedule="linear", eps=1e-5),
-            train=TrainConfig(steps=4, log_every=1, checkpoint_every=2),
+            train=LoopConfig(steps=4, log_every=1, checkpoint_every=2),
         ),
     )
 
@@ -138,7 +155,7 @@ def tiny() -> Config:
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=40, log_every=1, checkpoint_every=20),
+            train=LoopConfig(steps=40, log_every=1, checkpoint_every=20),
         ),
     )
 
@@ -154,7 +171,7 @@ def colab() -> Config:
             optimizer=OptimizerConfig(
                 learning_rate=5e-5, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=TrainConfig(steps=200, log_every=1, checkpoint_every=50),
+            train=LoopConfig(steps=200, log_every=1, checkpoint_every=50),
         ),
     )
 

@@ -8,35 +8,32 @@ Expected (tiny, microworld): held-out loss 0.82 to 0.84 nats per token.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from gpt_jax import keys
+from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents
-from gpt_jax.data.pipeline import make_batch_at, share
-from gpt_jax.losses.lm import Loss, lm_loss
+from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import training_flops
 from gpt_jax.models.transformer import init
-from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import save_model_files
-from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit, language_metrics, resolve_steps
-from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
-from gpt_jax.train.run import Run, is_finished
-from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import Stage, make_train_step
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
+from gpt_jax.train.launch import run_stage
+from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.stage import Stage, TrainConfig
+from gpt_jax.train.step import LossFn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(GradientRecipe):
     model: ModelConfig
     """The transformer; `vocab_size` is also the size of the tokenizer that is trained."""
-    optimizer: OptimizerConfig
-    train: TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,55 +42,54 @@ class Config(command.Common):
     pretrain: Pretrain
 
 
-def build(
-    recipe: Pretrain, train: TrainConfig, seed: int, loss: Callable[..., Loss] = lm_loss
-) -> Stage:
-    """The stage's functions; `init(key)`. `train` is the recipe's with its steps resolved."""
-    optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(loss, recipe.model)
-    return Stage(
-        lambda key: TrainState.create(init(recipe.model, key), optimizer),
-        make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
-        loss,
+def tokenizer_of(config: Config) -> Tokenizer:
+    """The run folder's tokenizer, or a new one."""
+    path = Path(config.run_dir) / "tokenizer.json"
+    if path.is_file():
+        return Tokenizer.load(path)
+    return Tokenizer.train(config.data.tokenizer_texts(), config.pretrain.model.vocab_size)
+
+
+def first(model: ModelConfig) -> Callable[..., dict]:
+    """`seed -> params`: a model from nothing."""
+    return lambda seed: init(model, keys.derive(seed, 0, "init"))
+
+
+def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
+    """The stage: a model from nothing, on packed documents."""
+    recipe, model = config.pretrain, config.pretrain.model
+    train, test = (
+        pack_documents(config.data.read("text", split), tokenizer, model.context_length)
+        for split in ("train", "test")
+    )
+    return language_stage(
+        recipe,
+        (train, test),
+        model=model,
+        mesh=mesh,
+        seed=config.seed,
+        tokenizer=tokenizer,
+        first=first(model),
+        loss=loss,
     )
 
 
-def main(config: Config, loss: Callable[..., Loss] = lm_loss) -> None:
-    """Runs the stage; `loss(model, params, batch, key)` may be another one."""
-    recipe, model, folder = config.pretrain, config.pretrain.model, Path(config.run_dir)
-    if is_finished("pretrain", config):
-        return
-    mesh = make_mesh(config.mesh)
-    documents = config.data.read("text", "train")
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    else:
-        tokenizer = Tokenizer.train(config.data.tokenizer_texts(), model.vocab_size)
-    rows = pack_documents(documents, tokenizer, model.context_length)
-    held_out = pack_documents(config.data.read("text", "test"), tokenizer, model.context_length)
+def main(config: Config, loss: LossFn = lm_loss) -> None:
+    """Runs the stage; the loss may be another one."""
+    run_stage("pretrain", config, lambda mesh: prepare(config, tokenizer_of(config), mesh, loss))
 
-    train = resolve_steps(recipe.train, len(rows.tokens_BT))
-    batch_at = make_batch_at(rows, train.batch_size, config.seed, share(mesh))
-    stage = build(recipe, train, config.seed, loss)
 
-    with Run("pretrain", config) as run:
-        save_model_files(folder, model, tokenizer)
-        state = run.restore_or_create(stage.init, keys.derive(config.seed, 0, "init"), mesh=mesh)
-        fit(
-            run,
-            state,
-            stage.step,
-            batch_at,
-            train,
-            mesh=mesh,
-            row_numbers=batch_at.numbers,
-            tokens_per_step=train.batch_size * model.context_length,
-            evaluate=make_evaluate(stage.loss, held_out, train.batch_size, mesh),
-            schedule=make_schedule(recipe.optimizer, train.steps),
-            derive=language_metrics(
-                train.batch_size * training_flops(model, model.context_length), mesh
-            ),
-        )
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One step on rows of documents, for the planner."""
+    functions = gradient_functions(
+        work.model, lm_loss, work.optimizer, work.train, first(work.model)
+    )
+    batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
+    return StepPlan(
+        gradient_step(functions, (), batch, mesh),
+        tokens=work.rows * work.length,
+        flops=work.rows * training_flops(work.model, work.length),
+    )
 
 
 def smoke() -> Config:

@@ -12,35 +12,45 @@ mean score of the demonstrations is 0, which fixes the one degree of freedom tha
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
 from gpt_jax import keys
+from gpt_jax.data.batches import Comparisons
 from gpt_jax.data.packing import pad_comparisons
-from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.losses.ranking import ranking_loss
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.models.transformer import init, param_shapes
+from gpt_jax.plan.estimate import Cost
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
+from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model_files, load_params, save_model_files
-from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit, resolve_steps
-from gpt_jax.train.optim import OptimizerConfig, make_optimizer, make_schedule
-from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train import state as states
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
+from gpt_jax.train.evaluate import HeldOut
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
+from gpt_jax.train.launch import run_stage
+from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
-from gpt_jax.train.step import Stage, make_train_step
+
+COST = Cost(ranks=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reward:
-    optimizer: OptimizerConfig
-    train: TrainConfig
-    longest: int = 48
+class Reward(GradientRecipe):
+    longest: Positive = 48
     """Longest prompt and completion together, in tokens; a longer one keeps its end."""
-    calibration_rows: int = 256
+    calibration_rows: Positive = 256
     """Demonstrations whose mean score is set to 0."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,70 +61,71 @@ class Config(command.Common):
     reward: Reward
 
 
-def build(recipe: Reward, model: ModelConfig, train: TrainConfig, seed: int) -> Stage:
-    """The stage's functions; `init(backbone, key)`."""
-    optimizer = make_optimizer(recipe.optimizer, train.steps)
-    loss = functools.partial(ranking_loss, model)
-    return Stage(
-        lambda backbone, key: TrainState.create(init_scorer(model, backbone, key), optimizer),
-        make_train_step(loss, optimizer, seed=seed, accumulate=train.accumulate),
-        loss,
-    )
+def first(model: ModelConfig) -> Callable[..., dict]:
+    """`(seed, backbone) -> scorer`: the finetuned model with a fresh head."""
+    return lambda seed, backbone: init_scorer(model, backbone, keys.derive(seed, 0, "reward/head"))
 
 
-def main(config: Config) -> None:
-    recipe = config.reward
-    if is_finished("reward", config):
-        return
-    mesh = make_mesh(config.mesh)
-    model, tokenizer = load_model_files(config.init_from)
+def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
+    """The stage: the finetuned model with a fresh head, on comparisons."""
+    recipe, (model, tokenizer) = config.reward, start
     tensorize = functools.partial(
-        pad_comparisons,
-        tokenizer=tokenizer,
-        longest=min(recipe.longest, model.context_length),
+        pad_comparisons, tokenizer=tokenizer, longest=min(recipe.longest, model.context_length)
     )
-    rows = tensorize(config.data.read("comparisons", "train"))
-    held_out = tensorize(config.data.read("comparisons", "test"))
     demonstrations = [
         {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
         for m in (row["messages"] for row in config.data.read("demonstrations", "train"))
     ]
-    demonstrations = tensorize(demonstrations[: recipe.calibration_rows])
+    mean_of_demonstrations = HeldOut(
+        model,
+        ranking_loss,
+        tensorize(demonstrations[: recipe.calibration_rows]),
+        recipe.train.batch_size,
+        mesh,
+    )
+    return gradient_stage(
+        recipe,
+        *(tensorize(config.data.read("comparisons", split)) for split in ("train", "test")),
+        seed=config.seed,
+        mesh=mesh,
+        model=model,
+        tokenizer=tokenizer,
+        first=first(model),
+        load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
+        shapes=Parameters((param_shapes(model),)),
+        loss=ranking_loss,
+        finish=functools.partial(calibrate, mean_of_demonstrations),
+        headline=("loss", "accuracy"),
+    )
 
-    train = resolve_steps(recipe.train, len(rows.ranks_BK))
-    batch_at = make_batch_at(rows, train.batch_size, config.seed, share(mesh))
-    stage = build(recipe, model, train, config.seed)
-    evaluate = functools.partial(make_evaluate, stage.loss, batch_size=train.batch_size, mesh=mesh)
-    mean_demonstration = evaluate(demonstrations)
 
-    def calibrate(state: TrainState) -> TrainState:
-        mean_score = mean_demonstration(state)["mean_reward"]
-        head = state.params["head"]
-        head = head | {"bias": head["bias"] - jnp.float32(mean_score)}
-        return dataclasses.replace(state, params=state.params | {"head": head})
+def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) -> TrainState:
+    """Moves the head's bias so that the demonstrations score 0 on average."""
+    mean_score = mean_of_demonstrations(state, frozen)["mean_reward"]
+    head = state.params["head"]
+    head = head | {"bias": head["bias"] - jnp.float32(mean_score)}
+    return dataclasses.replace(state, params=state.params | {"head": head})
 
-    with Run("reward", config) as run:
-        save_model_files(run.folder, model, tokenizer)
-        state = run.restore_or_create(
-            stage.init,
-            load_params(config.init_from, mesh),
-            keys.derive(config.seed, 0, "reward/head"),
-            mesh=mesh,
-        )
-        fit(
-            run,
-            state,
-            stage.step,
-            batch_at,
-            train,
-            mesh=mesh,
-            row_numbers=batch_at.numbers,
-            tokens_per_step=train.batch_size * int(np.prod(rows.tokens_BKT.shape[1:])),
-            evaluate=evaluate(held_out),
-            schedule=make_schedule(recipe.optimizer, train.steps),
-            headline=("loss", "accuracy"),
-            finish=calibrate,
-        )
+
+def main(config: Config) -> None:
+    """Runs the stage."""
+    run_stage(
+        "reward", config, lambda mesh: prepare(config, load_model_files(config.init_from), mesh)
+    )
+
+
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One step on K completions of every prompt, for the planner."""
+    model, rows = work.model, work.rows * work.completions
+    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, first(model))
+    backbone = states.abstract(lambda: init(model, jax.random.key(0)), mesh=mesh)
+    shape_BKT = (work.rows, work.completions, work.length)
+    batch = Comparisons(tokens(*shape_BKT), floats(*shape_BKT), ints(*shape_BKT[:2]))
+    return StepPlan(
+        gradient_step(functions, (backbone,), batch, mesh),
+        tokens=rows * work.length,
+        flops=3 * rows * forward_flops(model, work.length, logits=0),
+    )
 
 
 def smoke() -> Config:

@@ -16,7 +16,9 @@ Expected (tiny, microworld): gold score base < SFT < PPO; see the README for the
 import dataclasses
 import json
 import time
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,34 +31,45 @@ from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
-from gpt_jax.losses.ranking import ranking_accuracies
+from gpt_jax.data.sources import MICROWORLD
+from gpt_jax.errors import UserError
+from gpt_jax.evaluate import answers as evaluation
+from gpt_jax.evaluate.answers import Answers, ranking_accuracies
+from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.report import results_table, write_report, write_samples
-from gpt_jax.rl import evaluation
-from gpt_jax.rl.evaluation import Answers, mean_interval, win_rate
+from gpt_jax.ranges import NonNegative, Positive, check_ranges
+from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
+from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text import chat
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
-from gpt_jax.train.run import record_config
+from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
+from gpt_jax.train.gradient import GradientRecipe
+from gpt_jax.train.launch import look_at, run_stage
+from gpt_jax.train.record import record_config
+from gpt_jax.train.run import is_finished
+from gpt_jax.train.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    prompts: int = 560
+    prompts: Positive = 560
     """Held-out prompts that every model answers."""
-    answers: int = 4
+    answers: Positive = 4
     """Answers of every model to each prompt; also the n of best-of-n under the reward model."""
-    samples: int = 6
+    samples: NonNegative = 6
     """Prompts whose answers are shown in the report."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(command.Common):
     run_dir: str = "runs/rlhf/tiny"
     pretrain: pretrain.Pretrain
-    sft: sft.SFT
+    sft: GradientRecipe
     reward: reward.Reward
     ppo: ppo.PPO
     evaluate: Evaluate = Evaluate()
@@ -66,52 +79,82 @@ def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
     config.data.check()
     folder = Path(config.run_dir)
-    record_config(folder, config)
-    stages = {
-        "pretrain": lambda: pretrain.main(
-            pretrain.Config(
-                **command.shared(config, run_dir=f"{folder}/pretrain"), pretrain=config.pretrain
-            )
-        ),
-        "sft": lambda: sft.main(
-            sft.Config(
-                **command.shared(config, run_dir=f"{folder}/sft"),
-                init_from=f"{folder}/pretrain",
-                sft=config.sft,
-            )
-        ),
-        "reward": lambda: reward.main(
-            reward.Config(
-                **command.shared(config, run_dir=f"{folder}/reward"),
-                init_from=f"{folder}/sft",
-                reward=config.reward,
-            )
-        ),
-        "ppo": lambda: ppo.main(
-            ppo.Config(
-                **command.shared(config, run_dir=f"{folder}/ppo"),
-                init_from=f"{folder}/sft",
-                reward_from=f"{folder}/reward",
-                ppo=config.ppo,
-            )
-        ),
-    }
-    for name, stage in stages.items():
-        timed(folder, name, stage)
+    record_config(folder, "rlhf", config)
     mesh = make_mesh(config.mesh)
+    configs = stage_configs(config)
+    unfinished = [name for name in configs if not is_finished(name, configs[name])]
+    refuse_stale(configs, unfinished)
+    stages = look_ahead(configs, unfinished, mesh)
+    for name in unfinished:
+        stage = stages.pop(name)
+        timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
     with jax.set_mesh(mesh):
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
     distributed.on_main(lambda: publish(folder, results))
     return results
 
 
+def refuse_stale(configs: dict[str, Any], unfinished: list[str]) -> None:
+    """Raises a UserError if a stage that has begun stands behind one that still changes."""
+    later = list(configs)[list(configs).index(unfinished[0]) + 1 :] if unfinished else []
+    for name in later:
+        folder = Path(configs[name].run_dir)
+        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+            raise UserError(
+                f"{folder} was made from what {unfinished[0]} had come to before; remove it to "
+                "make it anew, or choose another --run-dir"
+            )
+
+
+def stage_configs(config: Config) -> dict[str, command.Common]:
+    """The configuration of every stage, each in a folder of its own."""
+    folder = config.run_dir
+
+    def shared(name: str) -> dict:
+        return command.shared(config, run_dir=f"{folder}/{name}")
+
+    return {
+        "pretrain": pretrain.Config(**shared("pretrain"), pretrain=config.pretrain),
+        "sft": sft.Config(**shared("sft"), init_from=f"{folder}/pretrain", sft=config.sft),
+        "reward": reward.Config(
+            **shared("reward"), init_from=f"{folder}/sft", reward=config.reward
+        ),
+        "ppo": ppo.Config(
+            **shared("ppo"),
+            init_from=f"{folder}/sft",
+            reward_from=f"{folder}/reward",
+            ppo=config.ppo,
+        ),
+    }
+
+
+def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> dict[str, Stage]:
+    """The stages that are still to be run, with all that can be known of them before the first.
+
+    The tokenizer is trained, all data is laid out, and every step is traced on its shapes.
+    """
+    model = configs["pretrain"].pretrain.model
+    files = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    prepare = {
+        "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
+        "sft": lambda c: sft.prepare(c, files, mesh),
+        "reward": lambda c: reward.prepare(c, files, mesh),
+        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model), mesh),
+    }
+    stages = {name: prepare[name](configs[name]) for name in unfinished}
+    for name, stage in stages.items():
+        look_at(stage, configs[name].seed, mesh)
+    return stages
+
+
 def publish(folder: Path, results: dict) -> None:
-    """Writes `results.json`, the samples and the report, and prints the table."""
+    """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
     results["seconds"] = json.loads((folder / "seconds.json").read_text())
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
     rich.print(results_table(results))
+    print(run_verdict(results))
     print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
 
 
@@ -143,7 +186,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
     documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
 
-    def answers(name: str, params: dict, prompts) -> list[Answers]:
+    def answers(name: str, params: dict, prompts, count: int) -> list[Answers]:
         return [
             evaluation.sample(
                 model,
@@ -156,19 +199,20 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
                 mesh=mesh,
                 purpose=f"evaluate/{name}/{i}",
             )
-            for i in range(config.evaluate.answers)
+            for i in range(count)
         ]
 
     n = config.evaluate.answers
-    sft_answers = answers("SFT", sft_params, chats)
-    base_answers = answers("base", base_params, documents)
+    # One more, so that best-of-n meets answers that it was not chosen from.
+    sft_answers = answers("SFT", sft_params, chats, n + 1)
+    base_answers = answers("base", base_params, documents, n)
     by_model = {
         "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
         "SFT": sft_answers,
-        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer, mesh)],
-        "PPO": answers("PPO", ppo_params, chats),
+        f"best-of-{n}": [evaluation.best_of(sft_answers[:n], preference, tokenizer, mesh)],
+        "PPO": answers("PPO", ppo_params, chats, n),
     }
-    # (answers, prompts) each; intervals are over prompts, so the answers to one are averaged first.
+    # (answers, prompts) each; the answers to one prompt are averaged before anything is resampled.
     rewards = {
         name: np.array([evaluation.score(a, preference, mesh) for a in group])
         for name, group in by_model.items()
@@ -176,7 +220,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     gold = config.data.has_gold and {
         name: np.array([gold_scores(rows, a) for a in group]) for name, group in by_model.items()
     }
-    scores = gold or rewards
+    scores, clusters = gold or rewards, topics(rows, config.data.has_gold)
 
     def spread(params: dict, group: list[Answers]) -> dict[str, float]:
         return evaluation.divergence(model, params, sft_params, group[0], temperature, mesh)
@@ -187,15 +231,28 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
         "PPO": spread(ppo_params, by_model["PPO"]),
     }
+
+    def against_sft(name: str) -> dict:
+        """The difference of a model's scores from SFT's, prompt by prompt, and who wins."""
+        ours, theirs, meets = scores[name], scores["SFT"], True
+        if name == "SFT":
+            return {"win_rate_vs_sft": None}
+        found = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
+        if name == f"best-of-{n}":
+            ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
+            meets = np.eye(n + 1)[:, :, None]
+        found |= win_rate(ours, theirs, clusters, meets_ABN=meets)._asdict()
+        return {f"{key}_vs_sft": value for key, value in found.items()}
+
     models = [
         {
             "name": name,
-            "gold": mean_interval(gold[name].mean(0)) if gold else None,
-            "reward": mean_interval(rewards[name].mean(0)),
-            "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
+            "gold": mean_interval(gold[name].mean(0), clusters) if gold else None,
+            "reward": mean_interval(rewards[name].mean(0), clusters),
+            **against_sft(name),
             "correct": correctness(rows, group) if gold else None,
             "kl_from_sft": divergences.get(name, {}).get("kl"),
-            "length": float(np.mean([a.rollout.mask_BC.sum(1).mean() for a in group])),
+            "length": float(np.mean([a.lengths.mean() for a in group])),
             "entropy": divergences.get(name, {}).get("entropy"),
         }
         for name, group in by_model.items()
@@ -216,6 +273,15 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
             for i in range(min(config.evaluate.samples, len(rows)))
         ],
     }
+
+
+def topics(rows: list[dict], in_microworld: bool) -> list[Hashable]:
+    """What each prompt is about: prompts on one fact, or with one opening, are not independent."""
+    if in_microworld:
+        return [make_world().question(row["prompt"][-1]["content"]).about for row in rows]
+    return [
+        next(turn["content"] for turn in row["prompt"] if turn["role"] == "user") for row in rows
+    ]
 
 
 def gold_scores(rows: list[dict], answers: Answers) -> np.ndarray:
@@ -239,15 +305,17 @@ def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
     train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
-    correct = ranking_accuracies(
+    correct_P, rows_P = ranking_accuracies(
         model,
         load_params(folder / "reward", mesh),
         pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
         mesh,
     )
+    in_microworld = (config.data.test_comparisons or config.data.comparisons) == MICROWORLD
+    clusters = topics(test, in_microworld)
     return {
-        "accuracy": mean_interval(correct),
-        "pairs": len(correct),
+        "accuracy": mean_interval(correct_P, [clusters[row] for row in rows_P]),
+        "pairs": len(correct_P),
         "longer_answer_baseline": baselines.longer_answer(test),
         "bag_of_words_baseline": baselines.bag_of_words(train, test),
     }

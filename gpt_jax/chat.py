@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import jax
-import numpy as np
 import tyro
 
 from gpt_jax.data.batches import pad_prompts
@@ -141,7 +140,8 @@ def answer(assistant: Assistant, messages: Sequence[Message], key: jax.Array) ->
         pad_id=tokenizer.pad_id,
         temperature=assistant.temperature,
     )
-    sampled = np.asarray(rollout.tokens_BT)[0, width:][np.asarray(rollout.mask_BC)[0] > 0]
+    completion = jax.device_get(rollout.completion_BC)
+    sampled = completion.ids[0][completion.segment_ids[0] > 0]
     text = tokenizer.decode(sampled.tolist())
     if assistant.stage == "base":  # it goes on to write the user's next line as well
         text = text.split("\nUser:")[0]

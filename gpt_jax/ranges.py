@@ -42,14 +42,16 @@ class Range:
         return not below and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        low = f"{'more than' if self.open_low else 'at least'} {self.low:g}"
-        if self.low is None:
-            return "finite" if self.high is None else f"at most {self.high:g}"
-        return low if self.high is None else f"{low} and at most {self.high:g}"
+        bounds = []
+        if self.low is not None:
+            bounds.append(f"{'more than' if self.open_low else 'at least'} {self.low:g}")
+        if self.high is not None:
+            bounds.append(f"at most {self.high:g}")
+        return " and ".join(bounds) or "finite"
 
 
-Positive = Annotated[int, Range(1)]
-NonNegative = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1, 2**31 - 1)]
+NonNegative = Annotated[int, Range(0, 2**31 - 1)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 PositiveFloat = Annotated[float, Range(0.0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0.0)]

@@ -13,7 +13,7 @@ BENEATH = {
     "serve": {"evaluate", "rl"},
     "chat": {"evaluate", "rl"},
     "plan": {"evaluate", "rl"},
-    "evaluate": {"train"},
+    "evaluate": {"rl"},
     "rl": {"train"},
     "train": {"generate", "losses", "report"},
     "generate": {"models", "tasks"},
@@ -28,7 +28,7 @@ BENEATH = {
     "bottom": set(),
 }
 # Files beside the rooms, for everyone.
-BOTTOM = {"errors", "files", "keys", "ranges", "chips", "metrics", "terminal"}
+BOTTOM = {"errors", "files", "keys", "ranges", "chips", "metrics", "readable", "terminal"}
 
 Graph = dict[str, set[str]]
 

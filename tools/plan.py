@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import itertools
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import jax
 import rich
 import tyro
 
-from experiments.programs import Workload, stage_programs
 from gpt_jax.chips import CHIPS, Chip
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
@@ -35,12 +36,16 @@ from gpt_jax.models.presets import PRESETS, parameter_count
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.plan import estimate, targets
 from gpt_jax.plan.compiled import DoesNotFit, Program, compile_program
+from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.page import plan_table, write_plan
+from gpt_jax.plan.workload import StepPlan, Workload
+from gpt_jax.report.stages import STAGES
 from gpt_jax.train import command
 from gpt_jax.train.optim import OptimizerConfig
 
 VOCAB_MULTIPLE = 128
 REMATS = ("none", "dots", "block", "offload")
+Stage = Literal[tuple(STAGES)]  # the experiments that are stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class Config:
     """`--model NAME` takes a preset; `--model.FIELD` changes it."""
     slice: str = "v5e:4x4"
     """A TPU slice (v5p:8x8x8, v6e:2x4) or a GPU node (h100:8, h200:8)."""
-    stage: Literal["pretrain", "sft", "reward", "ppo"] = "pretrain"
+    stage: Stage = "pretrain"
     mesh: MeshConfig = MeshConfig()
     """`--mesh fsdp=64,tensor=8`; with no axis given, fsdp takes every device."""
     rows: int = 0
@@ -84,6 +89,8 @@ class Config:
     def work(self) -> Workload:
         return Workload(
             self.stage,
+            self.model,
+            self.optimizer,
             self.rows,
             self.length,
             self.accumulate,
@@ -91,6 +98,16 @@ class Config:
             self.new_tokens,
             self.epochs,
         )
+
+    @property
+    def cost(self) -> Cost:
+        """What the experiment says of itself; most train one model on rows of tokens."""
+        return getattr(self.experiment, "COST", Cost())
+
+    @property
+    def experiment(self) -> ModuleType:
+        """The stage's own file, whose `plan(work, mesh)` says what a step executes."""
+        return importlib.import_module(f"experiments.{self.stage}")
 
 
 def main(config: Config) -> dict:
@@ -137,7 +154,7 @@ def settle(config: Config, count: int) -> Config:
         multiple = math.lcm(VOCAB_MULTIPLE, mesh.tensor)
         model = dataclasses.replace(model, vocab_size=-(-model.vocab_size // multiple) * multiple)
     length = config.length or model.context_length
-    if config.stage == "ppo" and length <= config.new_tokens:
+    if config.cost.samples and length <= config.new_tokens:
         raise UserError(
             f"{config.new_tokens} new tokens leave no prompt in a length of {length}; "
             f"--new-tokens {length // 2} would do"
@@ -167,18 +184,19 @@ def plan_one(config: Config, devices: list[jax.Device]) -> dict:
     """Compiles one settled configuration and adds it up."""
     mesh = make_mesh(config.mesh, devices)
     programs = []
-    for planned in stage_programs(config.work, config.model, config.optimizer, mesh):
+    step = config.experiment.plan(config.work, mesh)
+    for planned in step.programs:
         print(f"compiling the {planned.name} for {config.slice} ...", file=sys.stderr, flush=True)
         programs.append(compile_program(*planned, mesh=mesh, chip=config.chip))
-    return summary(config, programs, mesh.size)
+    return summary(config, step, programs, mesh.size)
 
 
-def summary(config: Config, programs: list[Program], devices: int) -> dict:
+def summary(config: Config, step: StepPlan, programs: list[Program], devices: int) -> dict:
     """What `plan.json` holds."""
-    chip, work = config.chip, config.work
+    chip = config.chip
     seconds = sum(program.roofline_seconds for program in programs)
     in_turn = sum(program.runs * sum(program.seconds.values()) for program in programs)
-    needed = work.flops(config.model) / devices / chip.flops  # seconds, if nothing else took any
+    needed = step.flops / devices / chip.flops  # seconds, if nothing else took any
     return {
         "model": dataclasses.asdict(config.model),
         "parameters": parameter_count(config.model),
@@ -186,7 +204,11 @@ def summary(config: Config, programs: list[Program], devices: int) -> dict:
         "devices": devices,
         "mesh": dataclasses.asdict(config.mesh),
         "optimizer": dataclasses.asdict(config.optimizer),
-        "work": work._asdict(),
+        "work": {
+            name: value
+            for name, value in config.work._asdict().items()
+            if name not in ("model", "optimizer")
+        },
         "chip": dataclasses.asdict(chip),
         "programs": [
             dataclasses.asdict(program) | {"bound": program.bound} for program in programs
@@ -198,10 +220,10 @@ def summary(config: Config, programs: list[Program], devices: int) -> dict:
             "seconds_in_turn": in_turn,
             "mfu": needed / seconds,
             "mfu_in_turn": needed / in_turn,
-            "tokens": work.tokens,
-            "tokens_per_day": 86400 * work.tokens / seconds,
+            "tokens": step.tokens,
+            "tokens_per_day": 86400 * step.tokens / seconds,
             "budget": config.tokens,
-            "chip_hours": config.tokens / work.tokens * seconds * devices / 3600,
+            "chip_hours": config.tokens / step.tokens * seconds * devices / 3600,
         },
     }
 
@@ -218,7 +240,7 @@ def candidates(config: Config, count: int) -> list[Config]:
         inner = tensor * fsdp * context
         if count % inner or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
             continue
-        if context > 1 and (length % (2 * context) or config.stage == "ppo"):
+        if context > 1 and (length % (2 * context) or config.cost.samples):
             continue  # the ring deals out 2 x context pieces; a rollout has no long sequences
         changed = dataclasses.replace(
             config,
@@ -231,8 +253,8 @@ def candidates(config: Config, count: int) -> list[Config]:
             continue  # these rows do not divide over this mesh
         sizes = dataclasses.asdict(settled.mesh)
         micro = settled.rows / settled.accumulate / settled.mesh.data / fsdp
-        micro *= settled.completions if settled.stage == "reward" else 1
-        if estimate.memory(settled.model, sizes, settled.stage, micro, settled.length) > (
+        micro *= settled.completions if settled.cost.ranks else 1
+        if estimate.memory(settled.model, sizes, settled.cost, micro, settled.length) > (
             config.chip.hbm_bytes
         ):
             continue

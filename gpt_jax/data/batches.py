@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
+
+
+class Tokens(NamedTuple):
+    """Rows of tokens: the one form in which text meets a model.
+
+    The letters of its shape are those of the name that a bundle gives it: `tokens_BT` is B x T.
+
+    Attributes:
+      ids: int32 token ids.
+      positions: int32 position of each token within its own example; 0 on padding.
+      segment_ids: int32 number of the example within the row, from 1; 0 is padding, and nothing
+        else says what is padding.
+    """
+
+    ids: ArrayLike
+    positions: ArrayLike
+    segment_ids: ArrayLike
 
 
 class Batch(NamedTuple):
     """Token rows to learn from; several short examples may share a row.
 
     Attributes:
-      tokens_BT: int32 token ids.
-      positions_BT: int32 position of each token within its own example.
-      segment_ids_BT: int32 number of the example within the row, from 1; 0 is padding.
+      tokens_BT: the rows.
       weights_BT: float32 weight of the loss of predicting this very token (from those before it);
         0 on padding, on prompts and on the first token of every example.
     """
 
-    tokens_BT: ArrayLike
-    positions_BT: ArrayLike
-    segment_ids_BT: ArrayLike
+    tokens_BT: Tokens
     weights_BT: ArrayLike
 
 
@@ -29,47 +43,59 @@ class Comparisons(NamedTuple):
     """K ranked completions of each of B prompts; all K(K-1)/2 comparisons stay in one element.
 
     Attributes:
-      tokens_BKT, positions_BKT, segment_ids_BKT: int32, prompt and completion, right-padded.
+      tokens_BKT: prompt and completion, right-padded.
+      weights_BKT: float32, 1 on the tokens of the completion (its stop token included), 0 on the
+        prompt and on padding.
       ranks_BK: int32, 0 is best; equal ranks are ties; -1 marks an empty slot.
     """
 
-    tokens_BKT: ArrayLike
-    positions_BKT: ArrayLike
-    segment_ids_BKT: ArrayLike
+    tokens_BKT: Tokens
+    weights_BKT: ArrayLike
     ranks_BK: ArrayLike
 
 
 class Prompts(NamedTuple):
     """Prompts to continue, LEFT-padded so that every completion starts at the same column.
 
-    Attributes: tokens_BP, positions_BP, segment_ids_BP: int32; segment 0 is padding.
+    Attributes:
+      tokens_BP: the prompts, one segment each.
+      rows_B: int32, the number of the record that each prompt was made from.
     """
 
-    tokens_BP: ArrayLike
-    positions_BP: ArrayLike
-    segment_ids_BP: ArrayLike
+    tokens_BP: Tokens
+    rows_B: ArrayLike
+
+
+def empty_tokens(shape: tuple[int, ...], pad_id: int) -> Tokens:
+    """Padding of one shape, as NumPy arrays to be written into."""
+    return Tokens(
+        np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    )
+
+
+def put(tokens: Tokens, at: tuple, ids: list[int], segment: int = 1) -> None:
+    """Writes an example into a part of NumPy rows, with positions from 0."""
+    tokens.ids[at] = ids
+    tokens.positions[at] = np.arange(len(ids))
+    tokens.segment_ids[at] = segment
 
 
 def pad_prompts(rows: list[list[int]], length: int, pad_id: int) -> Prompts:
     """Left-pads token rows to `length`; a longer row keeps its last `length` tokens."""
-    tokens_BP = np.full((len(rows), length), pad_id, np.int32)
-    segment_ids_BP = np.zeros((len(rows), length), np.int32)
-    positions_BP = np.zeros((len(rows), length), np.int32)
-    for b, row in enumerate(rows):
-        row = row[-length:]
-        tokens_BP[b, length - len(row) :] = row
-        segment_ids_BP[b, length - len(row) :] = 1
-        positions_BP[b, length - len(row) :] = np.arange(len(row))
-    return Prompts(tokens_BP, positions_BP, segment_ids_BP)
+    tokens_BP = empty_tokens((len(rows), length), pad_id)
+    for b, ids in enumerate(rows):
+        ids = ids[-length:]
+        put(tokens_BP, np.s_[b, length - len(ids) :], ids)
+    return Prompts(tokens_BP, np.arange(len(rows), dtype=np.int32))
 
 
 def pad_rows(rows: Batch | Comparisons | Prompts, multiple: int) -> Batch | Comparisons | Prompts:
     """Appends empty rows, which count for nothing, up to a multiple of `multiple`."""
-    missing = -len(rows[0]) % multiple
+    missing = -len(jax.tree.leaves(rows)[0]) % multiple
 
-    def pad(name: str, array: np.ndarray) -> np.ndarray:
-        empty = -1 if name == "ranks_BK" else 0
+    def pad(path: tuple, array: np.ndarray) -> np.ndarray:
+        empty = -1 if path[0].name == "ranks_BK" else 0
         widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
         return np.pad(array, widths, constant_values=empty)
 
-    return type(rows)(*(pad(name, array) for name, array in rows._asdict().items()))
+    return jax.tree_util.tree_map_with_path(pad, rows)

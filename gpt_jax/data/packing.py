@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gpt_jax.data.batches import Batch, Comparisons, Prompts, pad_prompts
+from gpt_jax.data.batches import Batch, Comparisons, Prompts, empty_tokens, pad_prompts, put
 from gpt_jax.errors import UserError
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -40,11 +40,8 @@ def pack(examples: Sequence[Example], length: int, pad_id: int) -> Batch:
       UserError: if an example has nothing to learn (an all-zero mask after its first token).
     """
     bins = _best_fit([min(len(ids), length) for ids, _ in examples], length)
-    shape = (len(bins), length)
-    tokens_BT = np.full(shape, pad_id, np.int32)
-    positions_BT = np.zeros(shape, np.int32)
-    segment_ids_BT = np.zeros(shape, np.int32)
-    weights_BT = np.zeros(shape, np.float32)
+    tokens_BT = empty_tokens((len(bins), length), pad_id)
+    weights_BT = np.zeros((len(bins), length), np.float32)
     for b, members in enumerate(bins):
         start = 0
         for segment, i in enumerate(members, start=1):
@@ -54,12 +51,10 @@ def pack(examples: Sequence[Example], length: int, pad_id: int) -> Batch:
                     f"example {i + 1} has no token to learn from; give it an assistant turn"
                 )
             where = np.s_[b, start : start + len(ids)]
-            tokens_BT[where] = ids
-            positions_BT[where] = np.arange(len(ids))
-            segment_ids_BT[where] = segment
+            put(tokens_BT, where, ids, segment)
             weights_BT[where] = [0, *mask[1:]]
             start += len(ids)
-    return Batch(tokens_BT, positions_BT, segment_ids_BT, weights_BT)
+    return Batch(tokens_BT, weights_BT)
 
 
 def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
@@ -100,26 +95,24 @@ def pad_comparisons(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) ->
     slots = max(len(row["completions"]) for row in rows)
     rendered = [
         [
-            prompt + chat.render_completion(text, stopped, tokenizer)
+            (prompt, chat.render_completion(text, stopped, tokenizer))
             for text, stopped in zip(row["completions"], row["stopped"], strict=True)
         ]
         for row in rows
         for prompt in [chat.render_prompt(row["prompt"], tokenizer)]
     ]
-    length = row_length((ids for examples in rendered for ids in examples), longest)
+    length = row_length((p + c for examples in rendered for p, c in examples), longest)
     shape = (len(rows), slots, length)
-    tokens = np.full(shape, tokenizer.pad_id, np.int32)
-    positions = np.zeros(shape, np.int32)
-    segment_ids = np.zeros(shape, np.int32)
-    ranks = np.full(shape[:2], -1, np.int32)
+    tokens_BKT = empty_tokens(shape, tokenizer.pad_id)
+    weights_BKT = np.zeros(shape, np.float32)
+    ranks_BK = np.full(shape[:2], -1, np.int32)
     for n, row in enumerate(rows):
-        for k, ids in enumerate(rendered[n]):
-            ids = ids[-length:]
-            tokens[n, k, : len(ids)] = ids
-            positions[n, k, : len(ids)] = np.arange(len(ids))
-            segment_ids[n, k, : len(ids)] = 1
-            ranks[n, k] = row["ranks"][k]
-    return Comparisons(tokens, positions, segment_ids, ranks)
+        for k, (prompt, completion) in enumerate(rendered[n]):
+            ids = (prompt + completion)[-length:]
+            put(tokens_BKT, np.s_[n, k, : len(ids)], ids)
+            weights_BKT[n, k, max(0, len(ids) - len(completion)) : len(ids)] = 1
+            ranks_BK[n, k] = row["ranks"][k]
+    return Comparisons(tokens_BKT, weights_BKT, ranks_BK)
 
 
 def pad_prompt_records(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) -> Prompts:

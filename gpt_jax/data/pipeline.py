@@ -65,7 +65,7 @@ class BatchAt(Generic[Rows]):
 
     def numbers(self, step: int) -> np.ndarray:
         """Which rows make up the whole global batch."""
-        return row_numbers(step, self.batch_size, len(self.rows[0]), self.seed)
+        return row_numbers(step, self.batch_size, len(jax.tree.leaves(self.rows)[0]), self.seed)
 
     def __call__(self, step: int) -> Rows:
         index, parts = self.share
@@ -95,18 +95,31 @@ def make_batch_at(
 
 def place(batch: Rows, mesh: Mesh) -> Rows:
     """Puts each process's rows on its devices, laid out by `rules.batch_shardings`."""
+
+    def one(x: np.ndarray, whole: jax.ShapeDtypeStruct) -> jax.Array:
+        # A process has its rows whole, even if `context` gives it only a part of their length.
+        return jax.make_array_from_process_local_data(whole.sharding, x, whole.shape)
+
+    return jax.tree.map(one, batch, shapes(batch, mesh))
+
+
+def shapes(batch: Rows, mesh: Mesh) -> Rows:
+    """What `place` makes of a process's rows, as ShapeDtypeStructs of the global arrays.
+
+    Raises:
+      UserError: if the mesh does not divide the rows.
+    """
     _, parts = share(mesh)
     shards = rules.shards(mesh, "batch")
 
-    def one(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    def one(x: np.ndarray, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         if len(x) * parts % shards:
             raise UserError(
                 f"{len(x) * parts} rows do not divide over data x fsdp = {shards} devices; change "
                 "the batch size or the mesh"
             )
-        # A process has its rows whole, even if `context` gives it only a part of their length.
         shape = (len(x) * parts, *x.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, x, shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(one, batch, rules.batch_shardings(batch, mesh))
 

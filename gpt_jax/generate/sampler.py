@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.data.batches import Prompts
+from gpt_jax.data.batches import Prompts, Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.generate.cache import init_cache
 from gpt_jax.models import KVCache, ModelConfig, forward, last_logits
@@ -13,24 +13,34 @@ from gpt_jax.models.transformer import Params
 
 
 class Rollout(NamedTuple):
-    """Prompts and what was sampled after them, as tokens; T = P + C.
+    """Prompts and what was sampled after them, as tokens, apart; T = P + C.
 
     Attributes:
-      tokens_BT: int32, the left-padded prompt, then the completion, right-padded.
-      positions_BT: int32, counted from the first real token; 0 on padding.
-      segment_ids_BT: int32, 1 on real tokens, 0 on padding.
-      mask_BC: float32, 1 on sampled tokens (the stop token included).
+      prompt_BP: left-padded, one segment each.
+      completion_BC: right-padded; its positions go on from the prompt's, and its padding has the
+        pad id, position 0 and segment 0. The stop token belongs to it.
       logprobs_BC: float32, log-probability of each sampled token under the distribution with
-        the temperature applied; 0 outside the mask.
+        the temperature applied; 0 on padding.
       stopped_B: bool, True where the stop token came, False where the length limit did.
+      rows_B: int32, the numbers of the records that the prompts were made from.
     """
 
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    segment_ids_BT: jax.Array
-    mask_BC: jax.Array
+    prompt_BP: Tokens
+    completion_BC: Tokens
     logprobs_BC: jax.Array
     stopped_B: jax.Array
+    rows_B: jax.Array
+
+    @property
+    def mask_BC(self) -> jax.Array:
+        """float32, 1 on sampled tokens (the stop token included)."""
+        return (self.completion_BC.segment_ids > 0).astype("float32")
+
+    @property
+    def tokens_BT(self) -> Tokens:
+        """Prompts and completions side by side, as a model reads them."""
+        pairs = zip(self.prompt_BP, self.completion_BC, strict=True)
+        return Tokens(*(jnp.concatenate(pair, axis=1) for pair in pairs))
 
 
 class _State(NamedTuple):
@@ -82,7 +92,8 @@ def generate(
     Raises:
       UserError: if the completions may outgrow a learned position table.
     """
-    B, P = prompts.tokens_BP.shape
+    prompt_BP = prompts.tokens_BP
+    B, P = prompt_BP.ids.shape
     C = max_new_tokens
     if config.positions == "learned" and config.context_length < P + C:
         raise UserError(
@@ -91,7 +102,7 @@ def generate(
         )
     row_ids_B = jnp.arange(B) if row_ids_B is None else row_ids_B
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids_B)
-    lengths_B = (prompts.segment_ids_BP != 0).sum(axis=1)
+    lengths_B = (prompt_BP.segment_ids != 0).sum(axis=1)
 
     def sample(state: _State, hidden_BD: jax.Array) -> _State:
         """Draws token t of every row that has not stopped."""
@@ -117,22 +128,17 @@ def generate(
         hidden_B1D, cache = forward(
             config,
             params,
-            state.tokens_BC[:, state.t - 1, None],
-            (lengths_B + state.t - 1)[:, None],
-            (~state.stopped_B)[:, None].astype(jnp.int32),
+            Tokens(
+                state.tokens_BC[:, state.t - 1, None],
+                (lengths_B + state.t - 1)[:, None],
+                (~state.stopped_B)[:, None].astype(jnp.int32),
+            ),
             state.cache,
         )
         return sample(state._replace(cache=cache), hidden_B1D[:, 0])
 
-    segment_ids_BP = (prompts.segment_ids_BP != 0).astype(jnp.int32)
-    hidden_BPD, cache = forward(
-        config,
-        params,
-        prompts.tokens_BP,
-        prompts.positions_BP,
-        segment_ids_BP,
-        init_cache(config, B, P + C),
-    )
+    prompt_BP = prompt_BP._replace(segment_ids=(prompt_BP.segment_ids != 0).astype(jnp.int32))
+    hidden_BPD, cache = forward(config, params, prompt_BP, init_cache(config, B, P + C))
     state = _State(
         t=jnp.zeros((), jnp.int32),
         cache=cache,
@@ -145,15 +151,14 @@ def generate(
     state = sample(state, hidden_BPD[:, -1])
     state = jax.lax.while_loop(lambda s: (s.t < C) & ~s.stopped_B.all(), step, state)
 
-    completion_BC = state.mask_BC.astype(jnp.int32)
-    positions_BC = (lengths_B[:, None] + jnp.arange(C)) * completion_BC
+    sampled_BC = state.mask_BC.astype(jnp.int32)
+    positions_BC = (lengths_B[:, None] + jnp.arange(C)) * sampled_BC
     return Rollout(
-        tokens_BT=jnp.concatenate([prompts.tokens_BP, state.tokens_BC], axis=1),
-        positions_BT=jnp.concatenate([prompts.positions_BP, positions_BC], axis=1),
-        segment_ids_BT=jnp.concatenate([segment_ids_BP, completion_BC], axis=1),
-        mask_BC=state.mask_BC,
+        prompt_BP=prompt_BP,
+        completion_BC=Tokens(state.tokens_BC, positions_BC, sampled_BC),
         logprobs_BC=state.logprobs_BC,
         stopped_B=state.stopped_B,
+        rows_B=prompts.rows_B,
     )
 
 

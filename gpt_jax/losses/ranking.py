@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
-from gpt_jax.data import pipeline
-from gpt_jax.data.batches import Comparisons, pad_rows
+from gpt_jax.data.batches import Comparisons
 from gpt_jax.losses.lm import Loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import score_last_token
-from gpt_jax.parallel import distributed, rules
 
 
 def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
@@ -55,30 +49,18 @@ def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
 
 def score_comparisons(model: ModelConfig, scorer: dict, batch: Comparisons) -> jax.Array:
     """Scores of every completion, float32 (B, K), in one forward pass over B*K rows."""
-    b, k, _ = batch.tokens_BKT.shape
-    tokens, positions, segment_ids = (jnp.reshape(x, (b * k, -1)) for x in batch[:3])
-    return score_last_token(model, scorer, tokens, positions, segment_ids).reshape(b, k)
+    b, k, t = batch.tokens_BKT.ids.shape
+    tokens_MT = jax.tree.map(lambda x: jnp.reshape(x, (b * k, t)), batch.tokens_BKT)
+    return score_last_token(model, scorer, tokens_MT).reshape(b, k)
 
 
 def ranking_loss(
-    model: ModelConfig, scorer: dict, batch: Comparisons, key: jax.Array | None = None
+    model: ModelConfig,
+    learned: dict,
+    batch: Comparisons,
+    key: jax.Array | None = None,
+    frozen: dict | None = None,
 ) -> Loss:
     """`pairwise_ranking` of a scorer (`{"backbone", "head"}` parameters) on a batch."""
-    del key
-    return pairwise_ranking(score_comparisons(model, scorer, batch), batch.ranks_BK)
-
-
-def ranking_accuracies(
-    model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
-) -> np.ndarray:
-    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
-    batch_size += -batch_size % rules.shards(mesh, "batch")
-    rows = pad_rows(rows, batch_size)
-    scores_of = jax.jit(functools.partial(score_comparisons, model))
-    batches = pipeline.in_order(rows, batch_size, mesh)
-    scores_NK = np.concatenate(distributed.fetch([scores_of(scorer, batch) for batch in batches]))
-    ranks_NK = rows.ranks_BK
-    n, i, j = np.nonzero(
-        (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
-    )
-    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5
+    del key, frozen  # no dropout in a reward model, and nothing beside it
+    return pairwise_ranking(score_comparisons(model, learned, batch), batch.ranks_BK)

@@ -6,9 +6,10 @@ A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.data.batches import Tokens
 from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import Params, forward
+from gpt_jax.models.transformer import Params, forward, init
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:
@@ -81,28 +82,30 @@ def init_scorer(
     return {"backbone": backbone_params, "head": init_scalar_head(key, config, zero)}
 
 
+def scorer_shapes(config: ModelConfig) -> Params:
+    """A scorer's parameters as ShapeDtypeStructs; nothing is allocated."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: init_scorer(config, init(config, key), key))
+
+
 def score_tokens(
     config: ModelConfig,
     scorer: Params,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array,
+    tokens_BT: Tokens,
 ) -> jax.Array:
     """values_BT float32: the head's number at every token."""
-    hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT, positions_BT, segment_ids_BT)
+    hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT)
     return scalar_head(scorer["head"], hidden_BTD)
 
 
 def score_last_token(
     config: ModelConfig,
     scorer: Params,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array,
+    tokens_BT: Tokens,
 ) -> jax.Array:
     """scores_B float32: the head's number at the last real token, the largest index with a
     nonzero segment id. Rows must hold at least one real token."""
-    values_BT = score_tokens(config, scorer, tokens_BT, positions_BT, segment_ids_BT)
-    index_T = jnp.arange(tokens_BT.shape[1])
-    last_B = jnp.where(segment_ids_BT != 0, index_T, 0).max(axis=1)
+    values_BT = score_tokens(config, scorer, tokens_BT)
+    index_T = jnp.arange(values_BT.shape[1])
+    last_B = jnp.where(tokens_BT.segment_ids != 0, index_T, 0).max(axis=1)
     return jnp.take_along_axis(values_BT, last_B[:, None], axis=1)[:, 0]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from gpt_jax.data.batches import Tokens
 from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models.config import ModelConfig
@@ -56,22 +57,25 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
     return Transformer(config).init(key, dummy_BT, dummy_BT * 0, dummy_BT, None)["params"]
 
 
+def param_shapes(config: ModelConfig) -> Params:
+    """The parameters as ShapeDtypeStructs; nothing is allocated."""
+    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
+
 def forward(
     config: ModelConfig,
     params: Params,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array,
+    tokens_BT: Tokens,
     cache: KVCache | None = None,
+    *,
+    dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
     """Hidden states after the final norm.
 
     Args:
       config: the shape; a static argument under `jax.jit`.
       params: from `init` or `weights.load_pretrained`.
-      tokens_BT: int32.
-      positions_BT: int32, counted within each segment.
-      segment_ids_BT: int32, 0 = padding; tokens attend within their segment only.
+      tokens_BT: rows of tokens, which attend within their segment only.
       cache: without one the T tokens attend to each other; with one they are appended at
         `cache.index` and attend to everything the cache holds. The caller sees to it that
         `index + T <= S`.
@@ -79,9 +83,7 @@ def forward(
     Returns:
       hidden_BTD in the compute dtype, and the cache after the T tokens (None without one).
     """
-    return Transformer(config).apply(
-        {"params": params}, tokens_BT, positions_BT, segment_ids_BT, cache
-    )
+    return Transformer(config).apply({"params": params}, *tokens_BT, cache)
 
 
 def layer_unroll(layers: int) -> int:

@@ -25,7 +25,8 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
 }
 
-# The letters that end the name of an array of a batch (`tokens_BKT`); others are not split.
+# The letters that end the name of an array, or of the Tokens it belongs to (`tokens_BKT/ids`), in
+# a batch; others are not split.
 BATCH_LETTERS = {"B": "batch", "T": "length"}
 
 # The first pattern found in a parameter's path wins. Optimizer moments and averages repeat the
@@ -115,7 +116,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     does not divide stays whole."""
 
     def one(path, array) -> NamedSharding:
-        letters = path_name(path).rpartition("_")[2]
+        letters = re.findall(r"_([A-Z]+)(?=/|$)", path_name(path))[-1]
         axes = tuple(BATCH_LETTERS.get(letter) for letter in letters)
         lengths = fitting(mesh, array.shape[1:], axes[1:])
         return NamedSharding(mesh, partition_spec((axes[0], *lengths)))

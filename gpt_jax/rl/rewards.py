@@ -1,63 +1,174 @@
 """Rewards: `reward(rollout) -> scores_B`, float32, be it a model, a rule, a verifier or a sum.
 
-A reward that is a pure JAX function is wrapped in `jax.tree_util.Partial`, so that its parameters
-travel as arguments and the whole PPO iteration is one program. Any other callable runs on the
-host, between the program that samples and the program that learns.
+A `DeviceReward` is a pure JAX function with parameters, which travel as arguments, so that the
+whole iteration is one program. A `HostReward` is any Python function, called between the program
+that samples and the program that learns; it sees the record a prompt was made from, and text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
+from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import score_last_token
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
-
-Reward = Callable[[Rollout], jax.Array]
-
-
-def model_reward(model: ModelConfig, scorer: dict) -> Reward:
-    """A trained reward model as a pure reward."""
-
-    def score(scorer: dict, rollout: Rollout) -> jax.Array:
-        return score_last_token(
-            model, scorer, rollout.tokens_BT, rollout.positions_BT, rollout.segment_ids_BT
-        )
-
-    return Partial(score, scorer)
+from gpt_jax.train.checkpoint import ModelFiles
 
 
-def text_reward(rule: Callable[[list[int], str, bool], float], tokenizer: Tokenizer) -> Reward:
-    """A host reward: `rule(prompt_ids, completion_text, stopped) -> float` for every row."""
+class DeviceReward(NamedTuple):
+    """A reward that is compiled with the rest.
+
+    Attributes:
+      score: pure, `(params, rollout) -> scores_B` float32.
+      params: its parameters, a tree of arrays; they get no gradient.
+    """
+
+    score: Callable[[Any, Rollout], jax.Array]
+    params: Any = ()
+
+    def __call__(self, rollout: Rollout) -> jax.Array:
+        return self.score(self.params, rollout)
+
+
+class HostReward(NamedTuple):
+    """A reward in Python.
+
+    Attributes:
+      score: `rollout -> scores`, a number for every row of a Rollout of NumPy arrays. A score that
+        is None or not finite leaves its row out of the iteration.
+      name: what to call it when it goes wrong.
+    """
+
+    score: Callable[[Rollout], Sequence[float | None]]
+    name: str = "function"
+
+    def __call__(self, rollout: Rollout) -> np.ndarray:
+        """Scores, float32 (B,), NaN where the row is to be left out.
+
+        Raises:
+          UserError: naming the reward, if it raises or does not give one number per row.
+        """
+        try:
+            given = list(self.score(rollout))
+        except UserError:
+            raise
+        except Exception as error:  # it is the user's own code: whatever it raises is the message
+            raise UserError(
+                f"the reward {self.name} failed: {type(error).__name__}: {error}; mend it and run "
+                "the same command again"
+            ) from error
+        rows = len(rollout.stopped_B)
+        if len(given) != rows:
+            raise UserError(
+                f"the reward {self.name} gave {len(given)} scores for {rows} completions; it must "
+                "give one number for each"
+            )
+        scores_B = np.array([_number(score) for score in given], np.float32)
+        for row in np.flatnonzero(~np.isfinite(scores_B)).tolist():
+            print(
+                f"the reward {self.name} gave {given[row]!r} for the prompt of row "
+                f"{int(rollout.rows_B[row])}: this completion is left out",
+                file=sys.stderr,
+            )
+        return np.where(np.isfinite(scores_B), scores_B, np.nan)
+
+
+Reward = DeviceReward | HostReward
+
+
+def _number(score: Any) -> float:
+    try:
+        return math.nan if score is None else float(score)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+Rule = Callable[[dict, str, bool], float | None]  # (record, completion, stopped) -> score
+
+
+def model_score(model: ModelConfig) -> Callable[[dict, Rollout], jax.Array]:
+    """The score of a reward model of this shape, which reads the policy's tokens."""
+    return lambda scorer, rollout: score_last_token(model, scorer, rollout.tokens_BT)
+
+
+def model_reward(model: ModelConfig, scorer: dict) -> DeviceReward:
+    """A trained reward model."""
+    return DeviceReward(model_score(model), scorer)
+
+
+def record_reward(rule: Rule, records: Sequence[dict], tokenizer: Tokenizer) -> HostReward:
+    """A rule, a verifier or a task's score as a reward.
+
+    Args:
+      rule: sees the record that the prompt was made from, whole, and the completion's text.
+      records: of all prompts, by their row numbers.
+      tokenizer: of the policy.
+    """
+
+    def score(rollout: Rollout) -> list[float | None]:
+        return [
+            rule(record, text, stopped)
+            for record, text, stopped in rows_of(rollout, records, tokenizer)
+        ]
+
+    return HostReward(score, getattr(rule, "__name__", repr(rule)))
+
+
+def retokenized_reward(
+    judge: ModelFiles, scorer: dict, records: Sequence[dict], tokenizer: Tokenizer
+) -> HostReward:
+    """A reward model with a tokenizer of its own, which is given the text of what was sampled.
+
+    Args:
+      judge: its shape and its tokenizer.
+      scorer: its parameters.
+      records: of all prompts, by their row numbers.
+      tokenizer: of the policy.
+    """
+    score_rows = jax.jit(lambda tokens_BT: score_last_token(judge.model, scorer, tokens_BT))
 
     def score(rollout: Rollout) -> np.ndarray:
-        return np.array(
-            [
-                rule(ids, chat.read(completion, tokenizer), stopped)
-                for ids, completion, stopped in split_rows(rollout)
-            ],
-            np.float32,
+        rows = [
+            {"prompt": record["prompt"], "completions": [text], "stopped": [stopped], "ranks": [0]}
+            for record, text, stopped in rows_of(rollout, records, tokenizer)
+        ]
+        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length)
+        return np.asarray(score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT)))
+
+    return HostReward(score, "of another tokenizer")
+
+
+def rows_of(
+    rollout: Rollout, records: Sequence[dict], tokenizer: Tokenizer
+) -> list[tuple[dict, str, bool]]:
+    """(record, completion, stopped) of every row of a rollout of NumPy arrays."""
+    texts = completion_texts(rollout, tokenizer)
+    return [
+        (records[row], text, stopped)
+        for row, text, stopped in zip(
+            rollout.rows_B.tolist(), texts, rollout.stopped_B.tolist(), strict=True
         )
+    ]
 
-    return score
 
-
-def split_rows(rollout: Rollout) -> list[tuple[list[int], list[int], bool]]:
-    """A rollout on the host as (prompt ids, completion ids, stopped) per row, padding removed."""
-    width = rollout.tokens_BT.shape[1] - rollout.mask_BC.shape[1]
-    rows = []
-    for b in range(len(rollout.tokens_BT)):
-        prompt = rollout.tokens_BT[b, :width][rollout.segment_ids_BT[b, :width] > 0]
-        completion = rollout.tokens_BT[b, width:][rollout.mask_BC[b] > 0]
-        rows.append((prompt.tolist(), completion.tolist(), bool(rollout.stopped_B[b])))
-    return rows
+def completion_texts(rollout: Rollout, tokenizer: Tokenizer) -> list[str]:
+    """The completions of a rollout of NumPy arrays as text, padding removed."""
+    ids_BC, segment_ids_BC = rollout.completion_BC.ids, rollout.completion_BC.segment_ids
+    return [
+        chat.read(ids[segment_ids > 0].tolist(), tokenizer)
+        for ids, segment_ids in zip(ids_BC, segment_ids_BC, strict=True)
+    ]
 
 
 def token_rewards(
@@ -65,7 +176,7 @@ def token_rewards(
 ) -> jax.Array:
     """-kl_coef * KL at every token, plus the score at the last (Ouyang et al. 2022, eq. 2).
 
-    Everything is float32: a score of 0.7 stays 0.7.
+    Everything is float32: a score of 0.7 stays 0.7. A row without a token gets nothing.
     """
     last_B = jnp.sum(mask_BC, axis=1).astype(jnp.int32) - 1
     at_last_BC = jax.nn.one_hot(last_B, mask_BC.shape[1], dtype=jnp.float32)

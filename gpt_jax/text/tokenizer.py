@@ -77,6 +77,11 @@ class Tokenizer:
         """Writes `tokenizer.json` whole or not at all."""
         files.write_text(path, self._backend.to_str(pretty=True))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self._backend.to_str() == other._backend.to_str()
+
+    __hash__ = None  # it is compared by all that it holds
+
     @property
     def vocab_size(self) -> int:
         return self._backend.get_vocab_size()

@@ -44,7 +44,10 @@ class Factors(NamedTuple):
 def scale_by_adam(
     b1: float, b2: float, eps: float, moments: Moments
 ) -> optax.GradientTransformation:
-    """Adam's update of float32 gradients, with the moments kept as `moments` says."""
+    """Adam's update of float32 gradients, with the moments kept as `moments` says.
+
+    With bfloat16 moments `update` takes a `key`, of its own for every update.
+    """
     if moments == "float32":
         return optax.scale_by_adam(b1, b2, eps)
 
@@ -58,11 +61,11 @@ def scale_by_adam(
         mu = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.bfloat16), params)
         return AdamState(jnp.zeros((), jnp.int32), mu, jax.tree_util.tree_map_with_path(nu, params))
 
-    def update(grads, state, params=None):
-        del params
+    def update(grads, state, params=None, *, key=None, **others):
+        del params, others
         count = optax.safe_increment(state.count)
         leaves, tree = jax.tree.flatten(grads)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), count), len(leaves))
+        keys = jax.random.split(key, len(leaves)) if moments == "bfloat16" else [None] * len(leaves)
 
         def one(key, g, mu, nu):
             m = b1 * mu.astype(jnp.float32) + (1 - b1) * g
@@ -83,7 +86,7 @@ def scale_by_adam(
         updates, mu, nu = (tree.unflatten(part) for part in zip(*results, strict=True))
         return updates, AdamState(count, mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _is_matrix(path: tuple, leaf: jax.Array) -> bool:
@@ -105,7 +108,9 @@ class Masters(NamedTuple):
     inner: Any
 
 
-def keep_masters(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def keep_masters(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
     """Optimizes float32 masters of parameters that are themselves kept in bfloat16.
 
     A step may change a parameter by less than bfloat16 resolves; the master remembers (mixed
@@ -116,11 +121,11 @@ def keep_masters(optimizer: optax.GradientTransformation) -> optax.GradientTrans
         masters = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         return Masters(masters, optimizer.init(masters))
 
-    def update(grads, state, params):
-        updates, inner = optimizer.update(grads, state.inner, state.masters)
+    def update(grads, state, params, **extra):
+        updates, inner = optimizer.update(grads, state.inner, state.masters, **extra)
         masters = optax.apply_updates(state.masters, updates)
         # Added to the parameters in float32 and rounded, these give the rounded masters.
         updates = jax.tree.map(lambda m, p: m - p.astype(jnp.float32), masters, params)
         return updates, Masters(masters, inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,10 +1,11 @@
 """Asynchronous checkpoints with exact resume, through Orbax.
 
-Each checkpoint has three items: `params` (what the next stage, the sampler and the chat need),
-`rest` (optimizer moments, counters) and `checksums` of all arrays, since the file format checks
-its indexes but not what they point to. Orbax writes to a temporary name and renames when all is
-on disk, so a killed run leaves either a whole checkpoint or none. Of many processes each writes
-what its own devices hold. Orbax takes long to import: the functions that use it do so.
+Each checkpoint has these items: `params` (what the next stage, the sampler and the chat need),
+`average` (of the policy, if one was kept), `rest` (optimizer moments, counters) and `checksums` of
+all arrays, since the file format checks its indexes but not what they point to. Orbax writes to a
+temporary name and renames when all is on disk, so a killed run leaves either a whole checkpoint or
+none. Of many processes each writes what its own devices hold. Orbax takes long to import: the
+functions that use it do so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +57,10 @@ class Checkpoints:
         """Copies the state off the devices, then writes in the background."""
         import orbax.checkpoint as ocp
 
-        params, rest = _split(state)
-        sums = {"params": checksums(params), "rest": checksums(rest)}
+        parts = _split(state)
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            rest=ocp.args.StandardSave(rest),
-            checksums=ocp.args.JsonSave(sums),
+            checksums=ocp.args.JsonSave({name: checksums(part) for name, part in parts.items()}),
+            **{name: ocp.args.StandardSave(part) for name, part in parts.items()},
         )
         with self._writing():
             self._manager.save(step, args=items)
@@ -74,18 +73,20 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        params, rest = _split(target)
+        parts = _split(target)
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params),
-            rest=ocp.args.StandardRestore(rest),
             checksums=ocp.args.JsonRestore(),
+            **{name: ocp.args.StandardRestore(part) for name, part in parts.items()},
         )
         older = [s for s in self.steps() if s < step]
         with _naming(self.folder / str(step), older):
             restored = self._manager.restore(step, args=items)
-            _verify(restored.params, restored.checksums["params"])
-            _verify(restored.rest, restored.checksums["rest"])
-        return dataclasses.replace(target, params=restored.params, **restored.rest)
+            for name in parts:
+                _verify(restored[name], restored.checksums[name])
+        average = {"average": restored["average"]} if "average" in parts else {}
+        rest = dict(restored.rest)
+        extras = rest.pop("extras") | average
+        return dataclasses.replace(target, params=restored.params, extras=extras, **rest)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -106,9 +107,12 @@ class Checkpoints:
             ) from error
 
 
-def _split(state: TrainState) -> tuple[dict, dict]:
-    rest = {"step": state.step, "opt_state": state.opt_state, "extras": state.extras}
-    return state.params, rest
+def _split(state: TrainState) -> dict[str, Any]:
+    """The items of a checkpoint; an average of the policy is one, since it is what is used."""
+    extras = dict(state.extras)
+    average = {"average": extras.pop("average")} if "average" in extras else {}
+    counters = {"step": state.step, "seed": state.seed, "opt_state": state.opt_state}
+    return {"params": state.params, "rest": counters | {"extras": extras}} | average
 
 
 def checksums(tree: Any) -> dict[str, int]:
@@ -160,12 +164,13 @@ def _cause(error: Exception) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[0][:160]
 
 
-def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
+def load_params(folder: str | Path, mesh: Mesh | None = None, item: str = "params") -> dict:
     """The parameters of a stage's newest checkpoint.
 
     Args:
       folder: the stage's folder, say `runs/rlhf/tiny/sft`.
       mesh: where to put them, by the sharding rules; None: whole, on the first device.
+      item: "params" or "average".
 
     Raises:
       UserError: if there is no checkpoint, or it cannot be read.
@@ -173,14 +178,11 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
     import orbax.checkpoint as ocp
     from etils import epath
 
-    path = Path(folder).resolve() / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
-    if not steps:
-        raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
-    newest = epath.Path(path) / str(max(steps))
+    newest = epath.Path(newest_checkpoint(folder))
+    steps = ocp.utils.checkpoint_steps(newest.parent)
     handler = ocp.StandardCheckpointHandler()
     with contextlib.closing(handler), _naming(newest, older=sorted(steps)[:-1]):
-        shapes = jax.tree.map(_struct, handler.metadata(newest / "params").tree)
+        shapes = jax.tree.map(_struct, handler.metadata(newest / item).tree)
         if mesh is None:
             whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             placed = jax.tree.map(lambda _: whole, shapes)
@@ -191,9 +193,20 @@ def load_params(folder: str | Path, mesh: Mesh | None = None) -> dict:
             shapes,
             placed,
         )
-        params = handler.restore(newest / "params", args=ocp.args.StandardRestore(target))
-        _verify(params, ocp.JsonCheckpointHandler().restore(newest / "checksums")["params"])
+        params = handler.restore(newest / item, args=ocp.args.StandardRestore(target))
+        _verify(params, ocp.JsonCheckpointHandler().restore(newest / "checksums")[item])
         return params
+
+
+def newest_checkpoint(folder: str | Path) -> Path:
+    """The folder of a stage's newest checkpoint; a UserError if it has none."""
+    import orbax.checkpoint as ocp
+
+    path = Path(folder).resolve() / "checkpoints"
+    steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
+    if not steps:
+        raise UserError(f"{folder}: there is no checkpoint here; run that stage first")
+    return path / str(max(steps))
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -211,7 +224,14 @@ def save_model_files(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> 
     distributed.on_main(write)
 
 
-def load_model_files(folder: str | Path) -> tuple[ModelConfig, Tokenizer]:
+class ModelFiles(NamedTuple):
+    """What a stage needs of another's folder before any parameters are loaded."""
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+
+
+def load_model_files(folder: str | Path) -> ModelFiles:
     """Reads what `save_model_files` wrote; a UserError if the folder is not a finished stage's."""
     path = Path(folder) / "model.json"
     if not path.is_file():
@@ -224,7 +244,7 @@ def load_model_files(folder: str | Path) -> tuple[ModelConfig, Tokenizer]:
         raise UserError(
             f"{path}: not a model description ({error}); restore or retrain it"
         ) from error
-    return model, Tokenizer.load(Path(folder) / "tokenizer.json")
+    return ModelFiles(model, Tokenizer.load(Path(folder) / "tokenizer.json"))
 
 
 def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[ModelConfig, dict, Tokenizer]:
@@ -233,7 +253,6 @@ def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[ModelConfi
     Of a PPO stage it is the policy (its moving average if one was kept).
     """
     model, tokenizer = load_model_files(folder)
-    params = load_params(folder, mesh)
-    if "policy" in params:
-        params = params.get("ema", params["policy"])
-    return model, params, tokenizer
+    averaged = newest_checkpoint(folder) / "average"
+    params = load_params(folder, mesh, "average" if averaged.is_dir() else "params")
+    return model, params.get("policy", params), tokenizer

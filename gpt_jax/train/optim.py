@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gpt_jax.parallel.rules import path_name
+from gpt_jax.ranges import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    Range,
+    check_ranges,
+)
 from gpt_jax.train.adam import Moments, keep_masters, scale_by_adam
 
 
@@ -16,20 +24,23 @@ from gpt_jax.train.adam import Moments, keep_masters, scale_by_adam
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) under a warm-up and decay schedule."""
 
-    learning_rate: float = 1e-3
+    learning_rate: NonNegativeFloat = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the decay after the warm-up."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: Fraction = 0.05
     """Share of the steps over which the rate rises linearly from 0."""
-    final_fraction: float = 0.1
+    final_fraction: Fraction = 0.1
     """Rate at the end, as a share of the peak (no effect on `constant`)."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     """Decoupled decay of matrices; norms, biases and position embeddings are exempt."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip: float = 1.0
+    beta1: Annotated[float, Range(0.0, 0.999999)] = 0.9
+    """Decay of the mean of the gradients."""
+    beta2: Annotated[float, Range(0.0, 0.999999)] = 0.95
+    """Decay of the mean of their squares."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the squares."""
+    clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
     moments: Moments = "float32"
     """How Adam's two moments are kept: 8, 4 or (factored) 2 bytes per parameter."""
@@ -37,19 +48,50 @@ class OptimizerConfig:
     """How parameters are kept. bfloat16: 2 bytes each, plus 4 for a float32 master in the
     optimizer's state; sampling then reads half as much."""
 
+    def __post_init__(self):
+        check_ranges(self)
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate as a function of the update number, 0 <= n < steps."""
-    peak, warmup = config.learning_rate, max(1, round(config.warmup_fraction * steps))
+
+def rate_at(
+    config: OptimizerConfig, steps: int, peak: float | jax.Array, count: int | jax.Array
+) -> jax.Array:
+    """The learning rate of update `count`, 0 <= count < steps, under a peak that may be traced."""
+    warmup = max(1, round(config.warmup_fraction * steps))
     rest = max(1, steps - warmup)
-    decay = {
-        "cosine": optax.cosine_decay_schedule(peak, rest, config.final_fraction),
-        "linear": optax.linear_schedule(peak, peak * config.final_fraction, rest),
-        "constant": optax.constant_schedule(peak),
-    }[config.schedule]
     # The first update already moves: its rate is peak / warmup, not 0.
-    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, decay], [warmup])
+    rise = (1.0 + count) / warmup
+    done = jnp.clip((count - warmup) / rest, 0.0, 1.0)
+    fall = {
+        "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+        "linear": 1.0 - done,
+        "constant": jnp.ones_like(done),
+    }[config.schedule]
+    final = 1.0 if config.schedule == "constant" else config.final_fraction
+    return peak * jnp.where(count < warmup, rise, (1.0 - final) * fall + final)
+
+
+class RateState(NamedTuple):
+    """Attributes: count, int32, of updates; learning_rate, float32, the peak of the schedule, which
+    is an array so that `vmap` over states is a sweep over it."""
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def scale_by_rate(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Multiplies updates by minus the scheduled rate, whose peak is a part of the state."""
+
+    def init(params):
+        del params
+        return RateState(jnp.zeros((), jnp.int32), jnp.float32(config.learning_rate))
+
+    def update(updates, state, params=None):
+        del params
+        rate = rate_at(config, steps, state.learning_rate, state.count)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
+        return updates, RateState(optax.safe_increment(state.count), state.learning_rate)
+
+    return optax.GradientTransformation(init, update)
 
 
 def decay_mask(params: dict) -> dict:
@@ -60,12 +102,16 @@ def decay_mask(params: dict) -> dict:
     )
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. `steps` is the number of updates of the whole run."""
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """Clip by global norm, then AdamW. `steps` is the number of updates of the whole run.
+
+    `update(grads, state, params, key=key)` takes the key of what is rounded at random; only
+    `moments="bfloat16"` uses one.
+    """
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
         scale_by_adam(config.beta1, config.beta2, config.eps, config.moments),
         optax.add_decayed_weights(config.weight_decay, decay_mask),
-        optax.scale_by_learning_rate(make_schedule(config, steps)),
+        scale_by_rate(config, steps),
     )
     return optimizer if config.params == "float32" else keep_masters(optimizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,22 +11,15 @@ from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data import pipeline
+from gpt_jax.metrics import mean
 from gpt_jax.parallel import distributed
 from gpt_jax.train.finite import TENSOR
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.run import Run
+from gpt_jax.train.stage import Stage
 from gpt_jax.train.state import TrainState
 
 
-def replay(
-    run: Run,
-    state: TrainState,
-    step: Callable[[TrainState, Any], tuple[TrainState, dict]],
-    batch_at: Callable[[int], Any],
-    *,
-    mesh: Mesh,
-    row_numbers: Callable[[int], np.ndarray],
-) -> None:
+def replay(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> None:
     """Takes `state` through step `run.replay` as `fit` did, says what happened there, and ends.
 
     Nothing is written: every batch and every key is a function of the step's number.
@@ -35,10 +27,11 @@ def replay(
     start = int(state.step)
     with jax.set_mesh(mesh):
         for number in range(start + 1, run.replay + 1):
-            state, metrics = step(state, pipeline.place(batch_at(number - 1), mesh))
+            batch = pipeline.place(stage.batch_at(number - 1), mesh)
+            state, metrics = stage.functions.step(state, batch, frozen)
     values = mean(jax.device_get(metrics))
     distributed.say(f"{run.name}: step {run.replay} again, from step {start}")
-    distributed.say(f"It {origin(run, run.replay, row_numbers)}.")
+    distributed.say(f"It {origin(run, run.replay, stage.row_numbers)}.")
     tensors = {k.removeprefix(TENSOR): values.pop(k) for k in sorted(values) if TENSOR in k}
     for name, value in values.items():
         distributed.say(f"{name} {value:.8g}")

@@ -1,9 +1,7 @@
-"""A run folder: the configuration that made it, its metrics and its checkpoints."""
+"""A run folder: the configuration and the inputs that made it, its metrics and its checkpoints."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,26 +10,29 @@ import jax
 from jax.sharding import Mesh
 
 from gpt_jax import files
-from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
-from gpt_jax.train.metrics import MetricWriter
+from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.stop import Stop
 
 FINISHED = "finished"  # an empty file: this stage needs nothing more
-HOW = ("run_dir", "coordinator", "processes", "process_id", "replay")  # how a run is made, not what
 
 
 def is_finished(name: str, config: Common) -> bool:
-    """Whether `config.run_dir` holds a finished run of this very configuration (and says so)."""
+    """Whether `config.run_dir` holds a finished run of this very configuration (and says so).
+
+    A finished run whose steps have grown since is not finished any more.
+    """
     folder = Path(config.run_dir)
     if not distributed.agree((folder / FINISHED).is_file()):
         return False
-    record_config(folder, config)
+    if compare_config(folder, name, config):
+        return False
     distributed.say(f"{name}: {folder} is already finished")
     return True
 
@@ -54,7 +55,8 @@ class Run:
     def __init__(self, name: str, config: Common):
         self.name, self.seed, self.replay = name, config.seed, config.replay
         self.folder = Path(config.run_dir)
-        record_config(self.folder, config)
+        record_config(self.folder, name, config)
+        distributed.on_main(lambda: (self.folder / FINISHED).unlink(missing_ok=True))
         self.checkpoints = Checkpoints(self.folder)
         self.metrics = MetricWriter(
             self.folder,
@@ -101,42 +103,10 @@ class Run:
             distributed.say(f"{self.name}: resuming {self.folder} from step {step:,}")
         return state
 
-
-def record_config(folder: Path, config: Any) -> None:
-    """Writes `config.json`, or checks that the folder's is the same.
-
-    Raises:
-      UserError: naming the first setting that differs, since mixing two configurations in one
-        folder would make neither reproducible.
-    """
-    path = folder / "config.json"
-    fresh = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
-
-    def write_or_compare() -> None:
-        if not path.is_file():
-            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
-            return
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not a configuration ({error}); choose another --run-dir"
-            ) from error
-        difference = _first_difference(old, fresh)
-        if difference:
-            raise UserError(
-                f"{folder} was made with another configuration ({difference}); choose another "
-                "--run-dir, or give the options it was made with"
-            )
-
-    distributed.on_main(write_or_compare)
-
-
-def _first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(k for k in old if k not in new)]:
-            child = f"{name}.{key}".lstrip(".")
-            if difference := _first_difference(old.get(key), new.get(key), child):
-                return difference
-        return None
-    return None if old == new else f"{name} was {old} and is now {new}"
+    def evaluated(self, step: int) -> bool:
+        """Whether the held-out metrics of a step are written; the same on every process."""
+        rows = read_metrics(self.folder) if distributed.is_main() else []
+        written = any(
+            row["step"] == step and any(name.startswith("eval/") for name in row) for row in rows
+        )
+        return bool(distributed.agree(written))

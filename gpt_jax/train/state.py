@@ -19,41 +19,58 @@ from gpt_jax.train.adam import Masters
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree of arrays.
+    """A pytree of arrays: all in which two runs of one program may differ.
 
     Attributes:
       step: int32 scalar, updates done.
-      params: nested dicts of float32 arrays, or bfloat16 ones with masters in `opt_state`.
-      opt_state: the optimizer's.
-      extras: whatever else a stage remembers (PPO: the KL coefficient).
+      params: nested dicts of float32 arrays that are learned, or bfloat16 ones with masters in
+        `opt_state`.
+      opt_state: the optimizer's, its learning rate included.
+      seed: uint32 scalar, of every key that a step derives.
+      extras: whatever else a stage remembers (PPO: the KL coefficient, the `average`d policy).
     """
 
     step: jax.Array
     params: dict
     opt_state: Any
+    seed: jax.Array
     extras: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def create(cls, params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    def create(
+        cls,
+        params: dict,
+        optimizer: optax.GradientTransformation,
+        seed: int | jax.Array = 0,
+        extras: dict | None = None,
+    ) -> TrainState:
         """The state before the first step.
 
         Args:
           params: float32, or as an earlier stage stored them.
+          optimizer: whose state it holds.
+          seed: may be traced, so that `vmap` over it makes many states at once.
+          extras: as the attribute.
         """
         params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         opt_state = optimizer.init(params)
-        return cls(jnp.zeros((), jnp.int32), stored(params, opt_state), opt_state)
+        return cls(
+            jnp.zeros((), jnp.int32),
+            stored(params, opt_state),
+            opt_state,
+            jnp.asarray(seed, jnp.uint32),
+            extras or {},
+        )
 
 
 def stored(params: dict, opt_state: Any) -> dict:
     """Float32 parameters as the state keeps them: bfloat16 if the optimizer has masters of them.
 
-    Scalar heads stay float32, so that scores do (invariant 4), and so do averages, which bfloat16
-    would not let move.
+    Scalar heads stay float32, so that scores do (invariant 4).
     """
     if not isinstance(opt_state, Masters):
         return params
-    exempt = re.compile("(^|/)(head|ema)/")
+    exempt = re.compile("(^|/)head/")
     return jax.tree_util.tree_map_with_path(
         lambda path, p: p if exempt.search(rules.path_name(path)) else p.astype(jnp.bfloat16),
         params,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,56 +14,44 @@ import optax
 from gpt_jax import keys
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import Loss, Metrics
-from gpt_jax.train.finite import update_if_finite
+from gpt_jax.train.finite import Learner, update_if_finite
 from gpt_jax.train.state import TrainState
 
-LossFn = Callable[[dict, Any, jax.Array], Loss]
-Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
-
-
-class Stage(NamedTuple):
-    """What a stage computes, as pure functions; the planner compiles the very same ones.
-
-    Attributes:
-      init: makes the first state, from a key or from the parameters of the stages before.
-      step: `(state, batch) -> (state, metrics)`, jitted.
-      loss: `(params, batch, key) -> Loss`, for evaluation.
-    """
-
-    init: Callable[..., TrainState]
-    step: Step
-    loss: LossFn
+# loss(model, learned, batch, key, frozen): see `gpt_jax.losses`.
+LossFn = Callable[[Any, dict, Any, jax.Array | None, dict], Loss]
+# step(state, batch, frozen) -> (state, metrics)
+Step = Callable[[TrainState, Any, dict], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    loss: LossFn, optimizer: optax.GradientTransformation, *, seed: int = 0, accumulate: int = 1
+    model: Any, loss: LossFn, optimizer: optax.GradientTransformation, accumulate: int = 1
 ) -> Step:
-    """Returns `train_step(state, batch) -> (state, metrics)`; the old state is donated.
+    """Returns `train_step(state, batch, frozen) -> (state, metrics)`; the old state is donated.
 
     A step whose loss or gradient is not finite changes nothing but the step's number, and says so
     in the metric `skipped`.
 
     Args:
-      loss: `loss(params, batch, key) -> (numerator, denominator, metrics)`. Numerators and
-        denominators are summed over micro-batches and devices and divided once, so neither
-        accumulation nor padding nor the number of devices changes the update.
+      model: what the loss is given first.
+      loss: `loss(model, learned, batch, key, frozen) -> (numerator, denominator, metrics)`.
+        Numerators and denominators are summed over micro-batches and devices and divided once, so
+        neither accumulation nor padding nor the number of devices changes the update.
       optimizer: an optax transformation.
-      seed: of the keys the loss receives.
       accumulate: micro-batches per update; must divide the rows of the batch.
     """
 
-    def gradient_sums(params, batch, key):
+    def gradient_sums(params, batch, key, frozen):
         def numerator(params):
-            total, count, metrics = loss(params, batch, key)
+            total, count, metrics = loss(model, params, batch, key, frozen)
             return total, (count, metrics)
 
         (total, (count, metrics)), grads = jax.value_and_grad(numerator, has_aux=True)(params)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)  # sums keep what is small
         return grads, total, count, metrics
 
-    def accumulated(params, batch, key):
+    def accumulated(params, batch, key, frozen):
         if accumulate == 1:
-            return gradient_sums(params, batch, key)
+            return gradient_sums(params, batch, key, frozen)
 
         def deal(x):
             if x.shape[0] % accumulate:
@@ -75,23 +64,25 @@ def make_train_step(
 
         def add(sums, micro):
             index, batch = micro
-            more = gradient_sums(params, batch, jax.random.fold_in(key, index))
+            more = gradient_sums(params, batch, jax.random.fold_in(key, index), frozen)
             return jax.tree.map(jnp.add, sums, more), None
 
         micros = (jnp.arange(accumulate), jax.tree.map(deal, batch))
         first = jax.tree.map(lambda x: x[0], micros)
-        shapes = jax.eval_shape(lambda m: gradient_sums(params, m[1], key), first)
+        shapes = jax.eval_shape(lambda m: gradient_sums(params, m[1], key, frozen), first)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, zeros, micros)[0]
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        key = keys.derive(seed, state.step, "loss")
-        grads, total, count, metrics = accumulated(state.params, batch, key)
+    def train_step(state: TrainState, batch: Any, frozen: dict) -> tuple[TrainState, Metrics]:
+        key = keys.derive(state.seed, state.step, "loss")
+        grads, total, count, metrics = accumulated(state.params, batch, key, frozen)
         grads = jax.tree.map(lambda g: g / count, grads)
-        params, opt_state, more = update_if_finite(
-            optimizer, total, grads, state.params, state.opt_state
+        rounding = keys.derive(state.seed, state.step, "optimizer")
+        learner, more = update_if_finite(
+            optimizer, Learner(state.params, state.opt_state), total, grads, rounding
         )
-        return TrainState(state.step + 1, params, opt_state, state.extras), metrics | more
+        state = dataclasses.replace(state, step=state.step + 1, **learner._asdict())
+        return state, metrics | more
 
     return train_step

@@ -19,6 +19,7 @@ from gpt_jax.models.presets import PRESETS
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.plan import hlo
 from gpt_jax.plan.traced import traced_flops
+from gpt_jax.plan.workload import floats, tokens
 
 LAYERS, ROWS, WIDTH = 5, 64, 32
 
@@ -123,8 +124,7 @@ def test_group_sizes(attributes, size):
 
 
 def one_row(length):
-    ints = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    return Batch(ints, ints, ints, jax.ShapeDtypeStruct((1, length), jnp.float32))
+    return Batch(tokens(1, length), floats(1, length))
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter
 from gpt_jax.report import markdown_table, plots, results_table, write_report, write_samples
-from gpt_jax.report.verdict import run_verdict, stage_verdict
-from gpt_jax.train.metrics import MetricWriter
+from gpt_jax.report.stages import LANGUAGE_MODEL, STAGES, language_model_verdict
+from gpt_jax.report.verdict import run_verdict
 
 NASTY = "</td><script>alert('1 < 2 & 3')</script>"
 
@@ -33,7 +34,14 @@ RESULTS = {
         _model("base", [-0.5, -0.6, -0.4], [0.1, 0.05, 0.15], length=40.0, correct=0.1),
         _model("SFT", [1.0, 0.9, 1.1], length=12.5, correct=0.5, entropy=0.75),
         _model("best-of-8", [1.5, 1.4, 1.6], [0.7, 0.6, 0.8], length=11.0, correct=0.6),
-        _model("PPO", [2.0, 1.9, 2.1], [0.8, 0.7, 0.9], length=10.0, correct=0.7),
+        _model(
+            "PPO",
+            [2.0, 1.9, 2.1],
+            [0.8, 0.7, 0.9],
+            length=10.0,
+            correct=0.7,
+            difference_vs_sft=[1.0, 0.85, 1.15],
+        ),
     ],
     "reward_model": {
         "accuracy": [0.9, 0.88, 0.92],
@@ -147,7 +155,7 @@ def test_what_is_missing_leaves_a_note(run):
 
 
 def test_an_empty_folder_still_has_a_page(tmp_path):
-    assert "has not begun" in _read(tmp_path)[2]
+    assert _read(tmp_path)[2].count("No metrics yet: this stage has not begun.") == len(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +170,11 @@ def test_one_stage_has_a_page_of_its_own(run, stage, sentence):
     assert sentence in _read(run / stage)[2]
 
 
-def test_bad_folders_are_named(run, tmp_path):
+@pytest.mark.parametrize("text", ['{"models": [', "[]", "\x00"])
+def test_bad_folders_are_named(run, tmp_path, text):
     with pytest.raises(UserError, match="no such run folder"):
         write_report(tmp_path / "absent")
-    (run / "results.json").write_text('{"models": [')
+    (run / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json is damaged"):
         write_report(run)
 
@@ -176,15 +185,71 @@ def _changed(**ppo):
 
 
 @pytest.mark.parametrize(
-    "gold, verdict",
+    "difference, verdict",
     [
-        ([2.0, 1.11, 2.9], "PPO answers better than SFT"),
-        ([1.2, 1.05, 1.3], "PPO and SFT cannot be told apart"),
-        ([0.5, 0.4, 0.6], "PPO answers worse than SFT"),
+        ([0.0275, 0.0264, 0.0285], "PPO answers better than SFT"),
+        ([0.03, -0.01, 0.07], "PPO and SFT cannot be told apart"),
+        ([0.0, 0.0, 0.0], "PPO and SFT cannot be told apart"),
+        ([-0.5, -0.6, -0.4], "PPO answers worse than SFT"),
     ],
 )
-def test_the_verdict_follows_the_intervals(gold, verdict):
-    assert run_verdict(_changed(gold=gold)).startswith(verdict)
+@pytest.mark.parametrize("gold", [[1.03, 0.93, 1.13], [2.0, 1.9, 2.1]])
+def test_the_verdict_follows_the_paired_difference(difference, verdict, gold):
+    """Whether the intervals of the two means overlap is another question.
+
+    Break it: compare PPO's low end with SFT's high end.
+    """
+    sentence = run_verdict(_changed(gold=gold, difference_vs_sft=difference))
+    assert sentence.startswith(verdict)
+    if difference[0] == 0.0275:
+        assert "a difference of 0.0275 [0.0264, 0.0285] prompt by prompt" in sentence
+
+
+@pytest.mark.parametrize("difference", [None, [0.5, None, None]])
+def test_without_an_interval_of_the_difference_nothing_is_claimed(difference):
+    sentence = run_verdict(_changed(difference_vs_sft=difference))
+    assert sentence.startswith(
+        "PPO and SFT were evaluated, without an interval of their difference"
+    )
+    assert not re.search("better|worse|apart", sentence)
+
+
+def test_ties_are_shown_apart_from_wins():
+    results = _changed(wins_vs_sft=0.75, ties_vs_sft=0.1, losses_vs_sft=0.15)
+    assert "it wins 75% of the head-to-head comparisons and ties 10%." in run_verdict(results)
+    first, _, *rows = markdown_table(results).splitlines()
+    assert "| win rate | ties |" in first and "| **80% [70, 90]** | 10% |" in rows[3]
+
+
+def test_an_interval_that_is_not_known_is_left_out(run):
+    """All prompts about one thing: there is a mean and no interval."""
+    models = [m | {"gold": [m["gold"][0], None, None]} for m in RESULTS["models"]]
+    models[3] |= {"difference_vs_sft": [1.0, None, None], "win_rate_vs_sft": [0.8, None, None]}
+    reward_model = RESULTS["reward_model"] | {"accuracy": [0.9, None, None]}
+    results = RESULTS | {"models": models, "reward_model": reward_model}
+    (run / "results.json").write_text(json.dumps(results))
+    assert "None" not in _read(run)[2]
+    assert "| **2.00** | 1.00 | **80%** |" in markdown_table(results)
+
+
+def test_what_was_left_out_is_counted_on_the_page(run):
+    assert "What was left out" not in _read(run)[2]
+    counts = [
+        {"what": f"prompts cut {NASTY}", "count": 1234},
+        {"what": "rows of no kind", "count": 0},
+    ]
+    (run / "sft" / "data.json").parent.mkdir()
+    (run / "sft" / "data.json").write_text(json.dumps({"left_out": counts}))
+    left_out = [{"what": "broken rows", "count": 3}]
+    (run / "results.json").write_text(json.dumps(RESULTS | {"left_out": left_out}))
+    words = _read(run)[2]
+    assert f"prompts cut {NASTY} Supervised finetuning 1,234" in words
+    assert (
+        "broken rows Evaluation 3" in words
+        and "nothing" not in words.split("What was left out")[1][:200]
+    )
+    (run / "ppo" / "data.json").write_text(json.dumps({"left_out": counts[:1]}))
+    assert "PPO 1,234" in _read(run)[2] and "prompts cut" in _read(run / "ppo")[2]
 
 
 def test_without_gold_the_reward_is_shown_and_said_to_be_a_poor_judge():
@@ -198,15 +263,18 @@ def test_without_gold_the_reward_is_shown_and_said_to_be_a_poor_judge():
 
 def test_a_verdict_on_part_of_a_run():
     assert run_verdict({"models": RESULTS["models"][:2]}) == "Evaluated so far: base, SFT."
-    assert stage_verdict([]) == "No metrics yet."
 
 
 def test_the_markdown_table():
     lines = markdown_table(RESULTS).splitlines()
-    assert lines[0] == ("| model | gold score | wins vs SFT | correct | tokens | entropy |")
-    assert lines[3] == "| SFT | 1.00 [0.90, 1.10] | \N{EN DASH} | 50% | 12.5 | 0.75 |"
+    assert lines[0] == (
+        "| model | gold score | difference from SFT | win rate | correct | tokens | entropy |"
+    )
+    dash = "\N{EN DASH}"
+    assert lines[3] == f"| SFT | 1.00 [0.90, 1.10] | {dash} | {dash} | 50% | 12.5 | 0.75 |"
     assert lines[5] == (
-        "| PPO | **2.00 [1.90, 2.10]** | **80% [70, 90]** | **70%** | 10.0 | \N{EN DASH} |"
+        "| PPO | **2.00 [1.90, 2.10]** | 1.00 [0.85, 1.15] | **80% [70, 90]** | **70%** | 10.0 "
+        "| \N{EN DASH} |"
     )
 
 
@@ -216,7 +284,7 @@ def test_the_terminal_table_has_the_same_cells():
     shown = console.file.getvalue()
     for line in markdown_table(RESULTS).splitlines()[2:]:
         for cell in line.replace("*", "").strip("| ").split(" | "):
-            assert cell in shown
+            assert cell in shown or cell == "1.00 [0.85, 1.15]"  # too wide for 80 characters
 
 
 def test_samples_cannot_break_out_of_their_fence(tmp_path):
@@ -229,8 +297,8 @@ def test_samples_cannot_break_out_of_their_fence(tmp_path):
 def test_plots_are_small_valid_and_the_same_every_time():
     rng = np.random.default_rng(0)
     rows = [{"step": i, "loss": 2 + rng.normal()} for i in range(1, 50_001)]
-    svg = plots.stage_charts(rows)["Loss"]
-    assert svg == plots.stage_charts(rows)["Loss"]
+    svg = plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"]
+    assert svg == plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"]
     assert len(svg) < 60_000
     ElementTree.fromstring(svg)
     assert "loss (nats per token)" in svg and ">step<" in svg
@@ -255,11 +323,11 @@ def test_smoothing_keeps_lines_straight_and_noise_small():
 def test_a_constant_is_drawn_as_one():
     """A float32 average of equal numbers wobbles in the last digit; the axis must not show it."""
     rows = [{"step": i, "loss": 0.05 * (1 + 1e-7 * (i % 3))} for i in range(90)]
-    labels = re.findall(r">([0-9.]+)</text>", plots.stage_charts(rows)["Loss"])
+    labels = re.findall(r">([0-9.]+)</text>", plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"])
     assert all(len(label) <= 6 for label in labels) and "0.050" in labels
 
 
 def test_a_diverged_run_is_still_drawn():
     rows = [{"step": i, "loss": value} for i, value in enumerate([3.0, math.nan, math.inf, 2.0])]
-    assert plots.stage_charts(rows)["Loss"].startswith("<svg")
-    assert "nan" in stage_verdict(rows + [{"step": 5, "loss": math.nan}])
+    assert plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"].startswith("<svg")
+    assert "nan" in language_model_verdict(rows + [{"step": 5, "loss": math.nan}])

@@ -1,4 +1,4 @@
-"""Comparing policies on held-out prompts: sampling, best-of-n, KL, intervals."""
+"""Comparing policies on held-out prompts: sampling, best-of-n, KL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data import pipeline
-from gpt_jax.data.batches import Prompts
+from gpt_jax.data.batches import Comparisons, Prompts, pad_rows
 from gpt_jax.generate.sampler import Rollout, generate
+from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel import distributed, rules
-from gpt_jax.rl.ppo import completion_logprobs
-from gpt_jax.rl.rewards import Reward, split_rows
-from gpt_jax.text import chat
+from gpt_jax.rl.rewards import HostReward, Reward, completion_texts
+from gpt_jax.rl.rollout import completion_logprobs
 from gpt_jax.text.tokenizer import Tokenizer
 
 BATCH = 128  # rows per compiled call, at least
@@ -37,6 +37,11 @@ class Answers(NamedTuple):
     texts: list[str]
     stopped: list[bool]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every answer, its stop token included: float32 (N,)."""
+        return self.rollout.mask_BC.sum(axis=1)
+
 
 def sample(
     model: ModelConfig,
@@ -51,7 +56,7 @@ def sample(
     purpose: str = "evaluation",
 ) -> Answers:
     """One answer per prompt; each has its own key, from (seed, row, purpose)."""
-    n = len(prompts.tokens_BP)
+    n = len(prompts.rows_B)
     rows = {"prompts": prompts, "ids_B": np.arange(n)}
     parts = [
         _generate(
@@ -81,24 +86,21 @@ def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer, mes
 
 def score(answers: Answers, reward: Reward, mesh: Mesh) -> np.ndarray:
     """The reward of every answer, float32 (N,)."""
-    if not isinstance(reward, jax.tree_util.Partial):
-        return np.asarray(reward(answers.rollout))
+    if isinstance(reward, HostReward):
+        return reward(answers.rollout)
     n = len(answers.texts)
-    return _join([_score(reward, b) for b in _batches(answers.rollout, mesh)], n)
+    batches = _batches(answers.rollout, mesh)
+    return _join([_score(reward.score, reward.params, b) for b in batches], n)
 
 
 def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
     """The same answers behind other prompts (a base model is asked in another layout)."""
-    old = answers.rollout
-    c = old.mask_BC.shape[1]
-    real_BC = old.mask_BC.astype(np.int32)
-    lengths_B1 = (prompts.segment_ids_BP > 0).sum(1, keepdims=True)
-    rollout = old._replace(
-        tokens_BT=np.concatenate([prompts.tokens_BP, old.tokens_BT[:, -c:]], 1),
-        positions_BT=np.concatenate(
-            [prompts.positions_BP, (lengths_B1 + np.arange(c)) * real_BC], 1, dtype=np.int32
-        ),
-        segment_ids_BT=np.concatenate([prompts.segment_ids_BP, real_BC], 1),
+    completion_BC, prompt_BP = answers.rollout.completion_BC, prompts.tokens_BP
+    lengths_B1 = (prompt_BP.segment_ids > 0).sum(1, keepdims=True)
+    places_BC = lengths_B1 + np.arange(completion_BC.ids.shape[1])
+    positions_BC = (places_BC * completion_BC.segment_ids).astype(np.int32)
+    rollout = answers.rollout._replace(
+        prompt_BP=prompt_BP, completion_BC=completion_BC._replace(positions=positions_BC)
     )
     return answers._replace(rollout=rollout)
 
@@ -117,7 +119,7 @@ def divergence(
         for batch in _batches(answers.rollout, mesh)
     ]
     kl_N, entropy_N = _join(parts, len(answers.texts))
-    tokens = float(answers.rollout.mask_BC.sum())
+    tokens = float(answers.lengths.sum())
     return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
 
 
@@ -127,7 +129,7 @@ _generate = jax.jit(
     static_argnums=0,
     static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature"),
 )
-_score = jax.jit(lambda reward, rollout: reward(rollout))
+_score = jax.jit(lambda score, params, rollout: score(params, rollout), static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -139,12 +141,27 @@ def _divergence(model, params, reference, rollout, temperature):
 
 
 def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
-    rows = split_rows(rollout)
-    return Answers(
-        rollout,
-        [chat.read(completion, tokenizer) for _, completion, _ in rows],
-        [stopped for *_, stopped in rows],
+    return Answers(rollout, completion_texts(rollout, tokenizer), rollout.stopped_B.tolist())
+
+
+def ranking_accuracies(
+    model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, and the row that it is of.
+
+    Returns:
+      float64 and int, (pairs,) each.
+    """
+    batch_size += -batch_size % rules.shards(mesh, "batch")
+    rows = pad_rows(rows, batch_size)
+    scores_of = jax.jit(functools.partial(score_comparisons, model))
+    batches = pipeline.in_order(rows, batch_size, mesh)
+    scores_NK = np.concatenate(distributed.fetch([scores_of(scorer, batch) for batch in batches]))
+    ranks_NK = rows.ranks_BK
+    n, i, j = np.nonzero(
+        (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
     )
+    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
 def _batches(bundle, mesh: Mesh):
@@ -158,23 +175,3 @@ def _batches(bundle, mesh: Mesh):
 
 def _join(parts, n: int):
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *distributed.fetch(parts))
-
-
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """[mean, low, high] with a 95% percentile bootstrap interval over prompts (Efron 1979)."""
-    values = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return [float(values.mean()), float(low), float(high)]
-
-
-def win_rate(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
-    """[mean, low, high] of the share of answers of `ours` that beat one of `theirs` to the same
-    prompt; a tie is half.
-
-    Args:
-      ours, theirs: scores (answers, prompts); every answer meets every other of its prompt.
-    """
-    ours, theirs = np.asarray(ours)[:, None], np.asarray(theirs)[None]
-    wins = (ours > theirs) + 0.5 * (ours == theirs)
-    return mean_interval(wins.mean((0, 1)))

@@ -1,0 +1,67 @@
+"""Running a stage: the one place in which data, state, loop and run folder meet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gpt_jax.data import pipeline
+from gpt_jax.parallel import rules
+from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.train import state as states
+from gpt_jax.train.checkpoint import save_model_files
+from gpt_jax.train.command import Common
+from gpt_jax.train.loop import fit
+from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train.stage import Stage
+from gpt_jax.train.step import Step
+
+
+def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
+    """Traces a stage's init and step on the shapes it will have: what cannot work ends here.
+
+    Raises:
+      UserError: as the first step would, if a batch, a model or a length does not fit.
+    """
+    origin, frozen = stage.shapes
+    with jax.set_mesh(mesh):
+        state = states.abstract(stage.functions.init, np.uint32(seed), *origin, mesh=mesh)
+        rules.shardings(frozen, mesh)
+        batch = pipeline.shapes(stage.batch_at(0), mesh)
+        step_shapes(stage.functions.step, state, batch, frozen)
+        if stage.evaluate:
+            stage.evaluate.look(state, frozen)
+
+
+def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, Any]:
+    """(state, metrics) after a step, as shapes; a step that is no single program says how."""
+    shapes = getattr(step, "shapes", None) or functools.partial(jax.eval_shape, step)
+    return shapes(state, batch, frozen)
+
+
+def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:
+    """Runs a stage in `config.run_dir`, or goes on with it, or says that it is finished.
+
+    Args:
+      name: of the stage, as in the table of stages.
+      config: of the experiment.
+      prepare: `mesh -> Stage`; called only if there is something to do.
+    """
+    if is_finished(name, config):
+        return
+    mesh = make_mesh(config.mesh)
+    stage = prepare(mesh)
+    look_at(stage, config.seed, mesh)
+    with Run(name, config) as run:
+        save_model_files(run.folder, stage.model, stage.tokenizer)
+        origin, frozen = stage.load(mesh)
+        state = run.restore_or_create(
+            stage.functions.init, np.uint32(config.seed), *origin, mesh=mesh
+        )
+        del origin
+        fit(run, stage, state, frozen, mesh)

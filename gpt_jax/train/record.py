@@ -1,0 +1,106 @@
+"""`config.json`: the settings a run folder was made with, and which of them may still change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt_jax import files
+from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
+
+# Where a run is started, which is not written down: a folder may be moved, and a replay changes
+# nothing.
+WHERE = {"run_dir", "coordinator", "processes", "process_id", "replay"}
+# How a run is made, not what comes out: these may differ from one start to the next. They are
+# matched by the last name of a setting, or by a name with all that is below it.
+HOW = WHERE | {
+    "tensorboard",
+    "wandb",
+    "mesh",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "most_skipped",
+    "offload_frozen",
+}
+GROWS = "train.steps"  # the end of the name of a setting that may become larger
+
+
+def compare_config(folder: Path, name: str, config: Any) -> bool:
+    """Checks that a run folder, if it is one, was made with this configuration; writes nothing.
+
+    Args:
+      folder: the run folder.
+      name: of the stage.
+      config: of the experiment.
+
+    Returns:
+      True if the number of steps is larger than it was, so that there is something to do again.
+
+    Raises:
+      UserError: naming the first setting that differs, since mixing two configurations in one
+        folder would make neither reproducible.
+    """
+    grown = False
+
+    def compare() -> None:
+        nonlocal grown
+        old = _read(folder / "config.json")
+        if old is not None:
+            grown = _grown(folder, old, _settings(name, config))
+
+    distributed.on_main(compare)
+    return bool(distributed.agree(grown))
+
+
+def record_config(folder: Path, name: str, config: Any) -> None:
+    """Writes `config.json`, once `compare_config` has nothing against it."""
+    compare_config(folder, name, config)
+    text = json.dumps(_settings(name, config), indent=2) + "\n"
+    distributed.on_main(lambda: files.write_text(folder / "config.json", text))
+
+
+def _settings(name: str, config: Any) -> dict:
+    settings = dataclasses.asdict(config)
+    return {"stage": name} | {k: v for k, v in settings.items() if k not in WHERE}
+
+
+def _read(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not a configuration ({error}); choose another --run-dir"
+        ) from error
+
+
+def _grown(folder: Path, old: dict, new: dict) -> bool:
+    """Whether steps have grown; raises for anything else that differs."""
+    grown = False
+    for name, (before, now) in differences(old, new).items():
+        if name.endswith(GROWS) and before and now > before:
+            distributed.say(f"{folder}: {name} grows from {before:,} to {now:,}")
+            grown = True
+            continue
+        raise UserError(
+            f"{folder} was made with another configuration ({name} was {before} and is now {now}); "
+            "choose another --run-dir, or give the options it was made with"
+        )
+    return grown
+
+
+def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """{setting: (before, now)} of all settings that change what comes out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = {}
+        for key in [*new, *(k for k in old if k not in new)]:
+            if key not in HOW:
+                child = f"{name}.{key}".lstrip(".")
+                found |= differences(old.get(key), new.get(key), child)
+        return found
+    return {} if old == new else {name: (old, new)}
