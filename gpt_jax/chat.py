@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import tyro
 
+from gpt_jax import terminal
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
@@ -222,4 +223,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m gpt_jax.chat")
+    with terminal.ending_plainly():
+        tyro.cli(main, prog="python -m gpt_jax.chat")

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
 from gpt_jax.kernels.attention.api import kernel, make_options
@@ -265,12 +266,11 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contestant")
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     parser.add_argument("--refresh-blocks", action="store_true", help="measure Triton's tiles")
-    given = parser.parse_args()
-    try:
+    with terminal.ending_plainly():
+        given = parser.parse_args()
+        if given.rounds < 1:
+            raise UserError(f"--rounds is {given.rounds}, but must be at least 1; change it")
         if given.refresh_blocks:
             refresh_blocks(given.rounds)
         else:
             main(given.rounds, given.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

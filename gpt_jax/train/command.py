@@ -18,6 +18,7 @@ import jax
 import rich
 import tyro
 
+from gpt_jax import terminal
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
@@ -91,27 +92,33 @@ def run(
     """Parses the command line over the chosen preset and runs `main`.
 
     Exit codes: 0 done, or stopped by SIGTERM; 2 something to mend, said in one sentence; 130
-    interrupted.
+    interrupted; 141 nobody reads the output any more.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS chat a lot
     use_compilation_cache()
     keep_freed_memory()
-    try:
-        config = parse(sys.argv[1:], presets, description)
-        distributed.start(config.coordinator, config.processes, config.process_id)
-        set_up_compiler(config)
-        main(config)
-    except UserError as error:
-        rich.get_console().print()
-        print(f"error: {error}", file=sys.stderr)
-        distributed.leave(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes", file=sys.stderr)
-        distributed.leave(130)
-    except Exception:
-        traceback.print_exc()
-        distributed.leave(1)
+    with terminal.ending_plainly():
+        try:
+            config = parse(sys.argv[1:], presets, description)
+            # Of many hosts each says it, before it waits for the others.
+            name = Path(sys.argv[0]).stem
+            print(f"{name}: preset {config.preset}, run folder {config.run_dir}", flush=True)
+            distributed.start(config.coordinator, config.processes, config.process_id)
+            set_up_compiler(config)
+            main(config)
+        except UserError as error:
+            rich.get_console().print()
+            print(f"error: {error}", file=sys.stderr)
+            distributed.leave(2)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command resumes", file=sys.stderr)
+            distributed.leave(130)
+        except BrokenPipeError:
+            raise  # `terminal` knows whether it is that of the output
+        except Exception:
+            traceback.print_exc()
+            distributed.leave(1)
 
 
 def parse(

@@ -47,13 +47,18 @@ def test_mesh_sizes():
     [
         (MeshConfig(fsdp=3), "8 devices do not divide by fsdp=3 x context=1 x tensor=1"),
         (MeshConfig(data=4, tensor=4), "data=4 x fsdp=1 x context=1 x tensor=4 needs 16 devices"),
-        (MeshConfig(fsdp=0), "mesh axes must be positive"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_one_sentence(config, sentence):
     """Invariant 12."""
     with pytest.raises(UserError, match=sentence):
         make_mesh(config)
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 0}, {"tensor": -1}, {"data": 0}, {"data": -2}])
+def test_an_axis_without_devices_is_refused_by_its_name(sizes):
+    with pytest.raises(UserError, match=f"{next(iter(sizes))} is .*, but must be"):
+        MeshConfig(**sizes)
 
 
 GPT2 = """
