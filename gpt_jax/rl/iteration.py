@@ -189,6 +189,16 @@ def policy_shape(algorithm: Algorithm) -> ModelConfig:
     return getattr(algorithm.model, "policy", algorithm.model)
 
 
+def host_scores(reward: Reward, rollout: Rollout) -> np.ndarray:
+    """Scores, float32 (B,), from a reward on the host; zeros where only shapes are traced.
+
+    On many hosts every process scores all rows: a host reward has no idea of a mesh.
+    """
+    if isinstance(rollout.stopped_B, jax.core.Tracer):
+        return np.zeros(rollout.stopped_B.shape, np.float32)
+    return np.asarray(reward(distributed.fetch(rollout)), np.float32)
+
+
 def make_iteration(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
@@ -219,8 +229,6 @@ def make_iteration(
         state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
         rollout = sample(state.params["policy"], inputs.prompts, state.seed, state.step)
-        # On many hosts every process scores all rows: a host reward has no idea of a mesh.
-        scores_B = np.asarray(reward(distributed.fetch(rollout)), np.float32)
-        return learn_from(state, (rollout, scores_B, inputs.ptx), frozen)
+        return learn_from(state, (rollout, host_scores(reward, rollout), inputs.ptx), frozen)
 
     return split_iteration
