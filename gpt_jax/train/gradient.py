@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gpt_jax.chips import chip_of
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Batch
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import training_flops
-from gpt_jax.parallel.chips import chip_of
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
 from gpt_jax.train.stage import Functions, Stage, TrainConfig, resolve_steps

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_jax.parallel.chips import CHIPS
+from gpt_jax.chips import CHIPS
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import gradient
 
