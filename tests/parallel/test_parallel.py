@@ -286,14 +286,30 @@ def test_accumulation_changes_nothing():
     chex.assert_trees_all_close(params_whole, params_parts, atol=2e-4)
 
 
-def test_small_optimizer_states_learn_alike():
-    """20 steps with bfloat16 parameters and factored moments, sharded, against float32's."""
+@pytest.mark.parametrize("moments", ["factored", "bfloat16"])
+def test_small_optimizer_states_learn_alike(moments):
+    """20 steps with bfloat16 parameters and small moments, sharded, against float32's."""
     plain, *_ = train(make_mesh(MeshConfig(data=1)))
-    small = OptimizerConfig(learning_rate=1e-2, moments="factored", params="bfloat16")
+    small = OptimizerConfig(learning_rate=1e-2, moments=moments, params="bfloat16")
     curve, _, state = train(make_mesh(EIGHT), optimizer=small)
     assert abs(plain[-1] - curve[-1]) < 0.03 < plain[0] - plain[-1]
     nu = state.opt_state.inner[1].nu["blocks"]["mlp"]["up"]
-    assert nu.row.sharding.spec == P(None, ("fsdp",))
+    if moments == "factored":
+        assert nu.row.sharding.spec == P(None, ("fsdp",))
+    else:
+        assert nu.dtype == jnp.bfloat16
+        assert nu.sharding.spec == P(None, ("fsdp",), ("tensor",))
+
+
+def test_what_is_rounded_at_random_is_the_same_on_every_mesh():
+    """Invariant 5, of bfloat16 moments. Break it: draw each device's bits from its own part."""
+    small = OptimizerConfig(learning_rate=1e-2, moments="bfloat16", params="bfloat16")
+    one, _, alone = train(make_mesh(MeshConfig(data=1)), steps=2, optimizer=small)
+    eight, _, split = train(make_mesh(EIGHT), steps=2, optimizer=small)
+    np.testing.assert_allclose(one, eight, atol=1e-5)
+    nus = [jax.tree.leaves(s.opt_state.inner[1].nu) for s in (alone, split)]
+    same = [np.mean(np.asarray(a) == np.asarray(b)) for a, b in zip(*nus, strict=True)]
+    assert np.mean(same) > 0.98  # a sum in another order may round the other way
 
 
 def test_accumulation_on_a_mesh():
