@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import ppo, pretrain, reward, rlhf, sft
+from gpt_jax.models.contract import init
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import save_model_files
 
