@@ -5,10 +5,12 @@ import numpy as np
 
 from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, put
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
+from gpt_jax.models.heads import axes_of
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
+AXES = axes_of(MODEL)
 
 
 def params(model=MODEL, seed=0, scale=5.0):

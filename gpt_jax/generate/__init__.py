@@ -1,6 +1,5 @@
 """Sampling from a model with a key/value cache."""
 
-from gpt_jax.generate.cache import init_cache
 from gpt_jax.generate.sampler import Rollout, generate
 
-__all__ = ["Rollout", "generate", "init_cache"]
+__all__ = ["Rollout", "generate"]

@@ -41,6 +41,10 @@ class ModelConfig:
       remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs), "block"
         (everything inside a block) or "offload" (as "block", and the blocks' inputs wait in the
         host's memory).
+      dropout: the share of what a sublayer adds to the residual stream that is dropped in training
+        (Srivastava et al. 2014; GPT-1 and GPT-2 had 0.1 everywhere).
+      attention_dropout: the same of the attention's weights, which then are held, B x N x T x T.
+      embedding_dropout: the same of the embeddings.
     """
 
     vocab_size: int
@@ -68,6 +72,9 @@ class ModelConfig:
     norm_eps: float = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "block", "offload"] = "none"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
 
     def __post_init__(self):
         if self.head_size is None:

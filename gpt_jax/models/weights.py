@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import Params
+from gpt_jax.models.contract import Params
 
 StateDict = dict[str, np.ndarray]
 

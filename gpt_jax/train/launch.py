@@ -28,12 +28,12 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
     Raises:
       UserError: as the first step would, if a batch, a model or a length does not fit.
     """
-    origin, frozen = stage.shapes
+    (init, step, axes), (origin, frozen) = stage.functions, stage.shapes
     with jax.set_mesh(mesh):
-        state = states.abstract(stage.functions.init, np.uint32(seed), *origin, mesh=mesh)
-        rules.shardings(frozen, mesh)
+        state = states.abstract(init, np.uint32(seed), *origin, mesh=mesh, axes=axes)
+        rules.shardings(frozen, mesh, axes)
         batch = pipeline.shapes(stage.batch_at(0), mesh)
-        step_shapes(stage.functions.step, state, batch, frozen)
+        step_shapes(step, state, batch, frozen)
         if stage.evaluate:
             stage.evaluate.look(state, frozen)
 
@@ -61,7 +61,11 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
         save_model_files(run.folder, stage.model, stage.tokenizer)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
-            stage.functions.init, np.uint32(config.seed), *origin, mesh=mesh
+            stage.functions.init,
+            np.uint32(config.seed),
+            *origin,
+            mesh=mesh,
+            axes=stage.functions.axes,
         )
         del origin
         fit(run, stage, state, frozen, mesh)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
+from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.evaluate import HeldOut
@@ -58,10 +59,12 @@ class Functions(NamedTuple):
     Attributes:
       init: `(seed, *origin) -> TrainState`; the origin is what earlier stages left.
       step: `(state, batch, frozen) -> (state, metrics)`, jitted.
+      axes: the logical axes of all parameters, learned and frozen: `models.axes_of` the models.
     """
 
     init: Callable[..., TrainState]
     step: Step
+    axes: Axes
 
 
 class Parameters(NamedTuple):
@@ -98,7 +101,7 @@ class Stage:
       headline: the metrics that the progress bar shows.
     """
 
-    model: ModelConfig
+    model: Model
     tokenizer: Tokenizer
     train: TrainConfig
     functions: Functions

@@ -13,6 +13,11 @@ from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import make_train_step
 
 B1, B2, EPS = 0.9, 0.95, 1e-8
+AXES = {
+    "blocks/mlp/up": ("layers", "width", "mlp"),
+    "blocks/mlp/up_bias": ("layers", "mlp"),
+    "head/kernel_D": (None,),
+}
 PARAMS = {
     "blocks": {"mlp": {"up": jnp.ones((2, 3, 4)), "up_bias": jnp.ones((2, 4))}},
     "head": {"kernel_D": jnp.ones(3)},
@@ -44,7 +49,7 @@ def adam(steps, factored):
 @pytest.mark.parametrize(("moments", "error"), [("bfloat16", 2e-2), ("factored", 1e-2)])
 def test_updates_are_adams(moments, error):
     """To bfloat16's 8 bits. Break it: swap the row's and the col's axis."""
-    optimizer = scale_by_adam(B1, B2, EPS, moments)
+    optimizer = scale_by_adam(B1, B2, EPS, moments, AXES)
     state = optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
     for step in range(4):
@@ -55,12 +60,12 @@ def test_updates_are_adams(moments, error):
 
 
 def test_what_is_kept_is_small():
-    state = scale_by_adam(B1, B2, EPS, "factored").init(PARAMS)
+    state = scale_by_adam(B1, B2, EPS, "factored", AXES).init(PARAMS)
     assert {m.dtype for m in jax.tree.leaves(state.mu)} == {jnp.dtype("bfloat16")}
     nu = state.nu["blocks"]["mlp"]
     assert isinstance(nu["up"], Factors) and nu["up"].row.shape == (2, 3)
     assert nu["up"].col.shape == (2, 4) and nu["up_bias"].shape == (2, 4)
-    state = scale_by_adam(B1, B2, EPS, "bfloat16").init(PARAMS)
+    state = scale_by_adam(B1, B2, EPS, "bfloat16", AXES).init(PARAMS)
     assert {v.dtype for v in jax.tree.leaves(state.nu)} == {jnp.dtype("bfloat16")}
 
 
@@ -75,7 +80,7 @@ def test_rounding_at_random_is_exact_on_average():
 def test_a_long_memory_still_moves_in_bfloat16():
     """b2 = 0.999 changes v by at most 0.1%, less than bfloat16 resolves. Break it: round nu to
     the nearest in `update`, and it stays at 1."""
-    optimizer = scale_by_adam(0.9, 0.999, EPS, "bfloat16")
+    optimizer = scale_by_adam(0.9, 0.999, EPS, "bfloat16", AXES)
     params = {"head": {"kernel_D": jnp.zeros(2000)}}
     state = optimizer.init(params)
     state = state._replace(nu=jax.tree.map(jnp.ones_like, state.nu))
@@ -102,7 +107,7 @@ def test_masters_remember_what_bfloat16_cannot_hold():
         weight_decay=0.0,
         params="bfloat16",
     )
-    optimizer = make_optimizer(config, 100)
+    optimizer = make_optimizer(config, 100, AXES)
     state = TrainState.create(PARAMS, optimizer)
     assert isinstance(state.opt_state, Masters)
     up = state.params["blocks"]["mlp"]["up"]
@@ -127,7 +132,7 @@ def test_masters_remember_what_bfloat16_cannot_hold():
 
 
 def test_masters_change_nothing_in_float32():
-    plain = make_optimizer(OptimizerConfig(), 10)
+    plain = make_optimizer(OptimizerConfig(), 10, AXES)
     kept = keep_masters(plain)
     updates, _ = plain.update(gradients(0), plain.init(PARAMS), PARAMS)
     same, _ = kept.update(gradients(0), kept.init(PARAMS), PARAMS)
