@@ -111,7 +111,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
-        c = self.config
+        c = self.config.resolved()
         x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
