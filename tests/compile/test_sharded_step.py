@@ -11,8 +11,9 @@ from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
-from gpt_jax.parallel import rules, targets
+from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.plan import targets
 from gpt_jax.train import state as states
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState

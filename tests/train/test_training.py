@@ -210,8 +210,7 @@ def test_reward_metrics_ignore_empty_slots_and_pad_width():
     scorer = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(0))
     state, mesh = TrainState(jnp.zeros(()), scorer, None, None), make_mesh(ONE)
     a, b = (
-        HeldOut(tiny.MODEL, ranking_loss, r, n, mesh)(state, {})
-        for r, n in ((rows, 5), (wide, 4))
+        HeldOut(tiny.MODEL, ranking_loss, r, n, mesh)(state, {}) for r, n in ((rows, 5), (wide, 4))
     )
     assert a == pytest.approx(b, rel=1e-5)
 
