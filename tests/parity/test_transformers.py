@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import jax  # noqa: E402
 
+from gpt_jax.data.batches import Tokens  # noqa: E402
 from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.models import forward, last_logits  # noqa: E402
 from gpt_jax.models.weights import (  # noqa: E402
@@ -123,7 +124,7 @@ def test_logits_agree_with_padding_on_either_side(pair, side):
             attention_mask=torch.from_numpy(real.astype(np.int64)),
             position_ids=torch.from_numpy(positions),
         ).logits.numpy()
-    hidden, _ = forward(config, params, tokens, positions, real.astype(np.int32))
+    hidden, _ = forward(config, params, Tokens(tokens, positions, real.astype(np.int32)))
     ours = jax.vmap(lambda h: last_logits(config, params, h))(hidden)
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4)
 
