@@ -91,7 +91,8 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
             f"{length} tokens exceed the model's context_length {config.context_length}, which its "
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
-    shape_LBSI = (config.layers, batch, length, config.kv_heads * config.head_size)
+    c = config.resolved()
+    shape_LBSI = (c.layers, batch, length, c.kv_heads * c.head_size)
     return KVCache(
         keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
@@ -132,7 +133,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
-        c = self.config
+        c = self.config.resolved()
         x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
@@ -401,7 +402,7 @@ def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> list[jax.Arra
     One array for global layers and, with a window, one for local layers; None without rotary
     positions.
     """
-    c = config
+    c = config.resolved()
     if c.positions != "rope":
         return None
     exponent = jnp.arange(0, c.head_size, 2) / c.head_size
