@@ -12,5 +12,5 @@ def init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
         keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
-        index=jnp.zeros((), jnp.int32),
+        index_B=jnp.zeros((batch,), jnp.int32),
     )

@@ -12,7 +12,15 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate import generate, init_cache
 from gpt_jax.generate.sampler import filter_logprobs
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
-from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs, transformer
+from gpt_jax.models import (
+    KVCache,
+    ModelConfig,
+    forward,
+    init,
+    last_logits,
+    token_logprobs,
+    transformer,
+)
 
 PAD, STOP, C = 0, 1, 6
 init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnums=0)
@@ -83,7 +91,7 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     for t in range(4, 7):
         step, cache = apply(config, params, cut(prompts, np.s_[:, t : t + 1]), cache)
         steps.append(step)
-    assert int(cache.index) == 7
+    assert cache.index_B.tolist() == [7] * 3
     real = np.asarray(prompts.segment_ids) != 0
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
 
@@ -101,6 +109,37 @@ def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model):
         parts.append(part)
     real = np.asarray(prompts.segment_ids) != 0
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1)[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 9])
+def test_rows_at_different_places_equal_the_full_forward(model, chunk):
+    """Invariant 2, for requests that come and go. Break it: `places_BS = jnp.arange(S)` in
+    `align`, or `index_B.max()` in `write`, of transformer.py."""
+    config, params = model
+    rows, S = [list(range(2, 17)), list(range(3, 18)), list(range(4, 19))], 15
+    tokens = tokens_of(rows, S)
+    full, _ = apply(config, params, tokens)
+    begun = [6, 1, 0]  # how much of each row is read before they meet in one cache
+    caches = [dirty_cache(config, S) for _ in rows]
+    for b, n in enumerate(begun):
+        if n:
+            _, caches[b] = apply(config, params, cut(tokens, np.s_[b : b + 1, :n]), caches[b])
+    cache = KVCache(
+        *(jnp.concatenate(pair, axis=1) for pair in list(zip(*caches, strict=True))[:2]),
+        *(jnp.concatenate(pair) for pair in list(zip(*caches, strict=True))[2:]),
+    )
+    rows_B1 = np.arange(len(rows))[:, None]
+    for t in range(0, 9, chunk):
+        at = (rows_B1, np.array(begun)[:, None] + np.arange(t, t + chunk))
+        hidden, cache = apply(config, params, cut(tokens, at), cache)
+        np.testing.assert_allclose(hidden, full[at], rtol=1e-5, atol=1e-5)
+    assert cache.index_B.tolist() == [15, 10, 9]
+
+
+def dirty_cache(config, length) -> KVCache:
+    """A cache of one row with entries that nobody may read, as an earlier request leaves them."""
+    cache = init_cache(config, 1, length)
+    return cache._replace(keys_LBSI=cache.keys_LBSI + 9.0, values_LBSI=cache.values_LBSI + 9.0)
 
 
 @pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
