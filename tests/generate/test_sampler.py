@@ -10,7 +10,6 @@ import pytest
 from gpt_jax.data.batches import Tokens, pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate import generate, init_cache
-from gpt_jax.generate.sampler import filter_logprobs
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
 from gpt_jax.models import (
     KVCache,
@@ -237,19 +236,6 @@ def test_the_loop_ends_when_every_row_has_stopped():
     rollout = run((config, params), max_new_tokens=10**5)
     assert rollout.stopped_B.all()
     np.testing.assert_array_equal(rollout.mask_BC.sum(axis=1), 1.0)
-
-
-def test_filters_keep_the_most_likely_tokens():
-    logp = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
-
-    def kept(**options):
-        return np.isfinite(filter_logprobs(logp, **options))[0].tolist()
-
-    assert kept(top_k=0, top_p=1.0) == [True] * 4
-    assert kept(top_k=2, top_p=1.0) == [False, True, False, True]
-    assert kept(top_k=0, top_p=0.6) == [False, True, False, True]
-    assert kept(top_k=0, top_p=0.75) == [False, True, True, True]
-    assert kept(top_k=9, top_p=1.0) == [True] * 4
 
 
 def test_top_k_of_one_is_greedy_with_unfiltered_logprobs(model):
