@@ -30,9 +30,7 @@ def main(config: Config) -> None:
     sft.main(config, loss=functools.partial(penalised_loss, beta=config.beta))
 
 
-presets = {
-    name: lambda p=p: Config(preset=p().preset, sft=p().sft) for name, p in sft.presets.items()
-}
+presets = command.presets_as(Config, sft.presets)
 
 if __name__ == "__main__":
     command.run(main, presets, __doc__)

@@ -32,10 +32,10 @@ import tyro
 
 from experiments import rlhf
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.rules import path_name
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_params
-from gpt_jax.train.metrics import read_metrics
 
 MOMENTS = ("start", "step", "write", "write")  # half of the kills meet a checkpoint's write
 START = 5.0  # seconds within which a run has restored its checkpoint and moves

@@ -8,19 +8,22 @@ Expected (tiny, microworld): held-out loss 0.82 to 0.84 nats per token.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from jax.sharding import Mesh
 
 from gpt_jax import keys
+from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import training_flops
 from gpt_jax.models.transformer import init
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.gradient import GradientRecipe, gradient_stage
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.loop import language_metrics
 from gpt_jax.train.optim import OptimizerConfig
@@ -48,6 +51,11 @@ def tokenizer_of(config: Config) -> Tokenizer:
     return Tokenizer.train(config.data.tokenizer_texts(), config.pretrain.model.vocab_size)
 
 
+def first(model: ModelConfig) -> Callable[..., dict]:
+    """`seed -> params`: a model from nothing."""
+    return lambda seed: init(model, keys.derive(seed, 0, "init"))
+
+
 def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: a model from nothing, on packed documents."""
     recipe, model = config.pretrain, config.pretrain.model
@@ -64,7 +72,7 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=lambda seed: init(model, keys.derive(seed, 0, "init")),
+        first=first(model),
         loss=loss,
         derive=language_metrics(flops, mesh),
     )
@@ -73,6 +81,19 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
 def main(config: Config, loss: LossFn = lm_loss) -> None:
     """Runs the stage; the loss may be another one."""
     run_stage("pretrain", config, lambda mesh: prepare(config, tokenizer_of(config), mesh, loss))
+
+
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One step on rows of documents, for the planner."""
+    functions = gradient_functions(
+        work.model, lm_loss, work.optimizer, work.train, first(work.model)
+    )
+    batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
+    return StepPlan(
+        gradient_step(functions, (), batch, mesh),
+        tokens=work.rows * work.length,
+        flops=work.rows * training_flops(work.model, work.length),
+    )
 
 
 def smoke() -> Config:

@@ -12,20 +12,27 @@ mean score of the demonstrations is 0, which fixes the one degree of freedom tha
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gpt_jax import keys
+from gpt_jax.data.batches import Comparisons
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import param_shapes
+from gpt_jax.models.transformer import init, param_shapes
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
 from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train import command
+from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
-from gpt_jax.train.evaluate import Evaluate, make_evaluate
-from gpt_jax.train.gradient import GradientRecipe, gradient_stage
+from gpt_jax.train.evaluate import HeldOut
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
@@ -51,6 +58,11 @@ class Config(command.Common):
     reward: Reward
 
 
+def first(model: ModelConfig) -> Callable[..., dict]:
+    """`(seed, backbone) -> scorer`: the finetuned model with a fresh head."""
+    return lambda seed, backbone: init_scorer(model, backbone, keys.derive(seed, 0, "reward/head"))
+
+
 def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     """The stage: the finetuned model with a fresh head, on comparisons."""
     recipe, (model, tokenizer) = config.reward, start
@@ -61,7 +73,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
         for m in (row["messages"] for row in config.data.read("demonstrations", "train"))
     ]
-    mean_of_demonstrations = make_evaluate(
+    mean_of_demonstrations = HeldOut(
         model,
         ranking_loss,
         tensorize(demonstrations[: recipe.calibration_rows]),
@@ -75,9 +87,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=lambda seed, backbone: init_scorer(
-            model, backbone, keys.derive(seed, 0, "reward/head")
-        ),
+        first=first(model),
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=ranking_loss,
@@ -86,7 +96,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     )
 
 
-def calibrate(mean_of_demonstrations: Evaluate, state: TrainState, frozen: dict) -> TrainState:
+def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) -> TrainState:
     """Moves the head's bias so that the demonstrations score 0 on average."""
     mean_score = mean_of_demonstrations(state, frozen)["mean_reward"]
     head = state.params["head"]
@@ -98,6 +108,20 @@ def main(config: Config) -> None:
     """Runs the stage."""
     run_stage(
         "reward", config, lambda mesh: prepare(config, load_model_files(config.init_from), mesh)
+    )
+
+
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One step on K completions of every prompt, for the planner."""
+    model, rows = work.model, work.rows * work.completions
+    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, first(model))
+    backbone = states.abstract(lambda: init(model, jax.random.key(0)), mesh=mesh)
+    shape_BKT = (work.rows, work.completions, work.length)
+    batch = Comparisons(tokens(*shape_BKT), floats(*shape_BKT), ints(*shape_BKT[:2]))
+    return StepPlan(
+        gradient_step(functions, (backbone,), batch, mesh),
+        tokens=rows * work.length,
+        flops=3 * rows * forward_flops(model, work.length, logits=0),
     )
 
 

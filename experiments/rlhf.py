@@ -30,12 +30,15 @@ from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
+from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers as evaluation
 from gpt_jax.evaluate.answers import Answers, mean_interval, ranking_accuracies, win_rate
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, write_report, write_samples
-from gpt_jax.rl.rewards import DeviceReward, model_reward, model_score
+from gpt_jax.rl.rewards import model_reward
+from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text import chat
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
@@ -48,12 +51,15 @@ from gpt_jax.train.stage import Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    prompts: int = 560
+    prompts: Positive = 560
     """Held-out prompts that every model answers."""
-    answers: int = 4
+    answers: Positive = 4
     """Answers of every model to each prompt; also the n of best-of-n under the reward model."""
-    samples: int = 6
+    samples: NonNegative = 6
     """Prompts whose answers are shown in the report."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,7 @@ def main(config: Config) -> dict:
     mesh = make_mesh(config.mesh)
     configs = stage_configs(config)
     unfinished = [name for name in configs if not is_finished(name, configs[name])]
+    refuse_stale(configs, unfinished)
     stages = look_ahead(configs, unfinished, mesh)
     for name in unfinished:
         stage = stages.pop(name)
@@ -82,6 +89,18 @@ def main(config: Config) -> dict:
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
     distributed.on_main(lambda: publish(folder, results))
     return results
+
+
+def refuse_stale(configs: dict[str, Any], unfinished: list[str]) -> None:
+    """Raises a UserError if a stage that has begun stands behind one that still changes."""
+    later = list(configs)[list(configs).index(unfinished[0]) + 1 :] if unfinished else []
+    for name in later:
+        folder = Path(configs[name].run_dir)
+        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+            raise UserError(
+                f"{folder} was made from what {unfinished[0]} had come to before; remove it to "
+                "make it anew, or choose another --run-dir"
+            )
 
 
 def stage_configs(config: Config) -> dict[str, command.Common]:
@@ -113,12 +132,11 @@ def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> di
     """
     model = configs["pretrain"].pretrain.model
     files = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
-    scoring = ppo.Scoring(DeviceReward(model_score(model)), model)
     prepare = {
         "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
         "sft": lambda c: sft.prepare(c, files, mesh),
         "reward": lambda c: reward.prepare(c, files, mesh),
-        "ppo": lambda c: ppo.prepare(c, files, scoring, mesh),
+        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model), mesh),
     }
     stages = {name: prepare[name](configs[name]) for name in unfinished}
     for name, stage in stages.items():

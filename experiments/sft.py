@@ -9,15 +9,20 @@ Expected (tiny, microworld): held-out loss 0.34 to 0.35 nats per token of what t
 
 import dataclasses
 
+import jax
 from jax.sharding import Mesh
 
+from experiments import pretrain
+from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.flops import training_flops
-from gpt_jax.models.transformer import param_shapes
+from gpt_jax.models.transformer import init, param_shapes
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.train import command
+from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
-from gpt_jax.train.gradient import GradientRecipe, gradient_stage
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.loop import language_metrics
 from gpt_jax.train.optim import OptimizerConfig
@@ -31,6 +36,12 @@ class Config(command.Common):
     init_from: str = "runs/pretrain/default"
     """The pretraining run's folder."""
     sft: GradientRecipe
+
+
+def first(seed: jax.Array, params: dict) -> dict:
+    """The parameters before the first step: those of the base model."""
+    del seed
+    return params
 
 
 def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
@@ -51,7 +62,7 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=lambda seed, params: params,
+        first=first,
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=loss,
@@ -64,6 +75,15 @@ def main(config: Config, loss: LossFn = lm_loss) -> None:
     run_stage(
         "sft", config, lambda mesh: prepare(config, load_model_files(config.init_from), mesh, loss)
     )
+
+
+def plan(work: Workload, mesh: Mesh) -> StepPlan:
+    """One step on packed conversations, for the planner: the base model's, from its parameters."""
+    functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, first)
+    params = states.abstract(lambda: init(work.model, jax.random.key(0)), mesh=mesh)
+    batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
+    programs = gradient_step(functions, (params,), batch, mesh)
+    return pretrain.plan(work, mesh)._replace(programs=programs)
 
 
 def smoke() -> Config:

@@ -26,17 +26,23 @@ def visible_pairs(length: int, window: int | None = None) -> int:
     return seen * (seen + 1) // 2 + (length - seen) * seen
 
 
-def forward_flops(config: ModelConfig, length: int, pairs: float | None = None) -> float:
-    """Of one row of `length` tokens, logits included.
+def forward_flops(
+    config: ModelConfig, length: int, pairs: float | None = None, logits: int | None = None
+) -> float:
+    """Of one row of `length` tokens.
 
     Args:
       config: the model.
       length: tokens.
       pairs: summed over layers, the pairs that attention works on; None: those that are visible.
+      logits: the tokens whose successor is predicted; None: all.
     """
     if pairs is None:
         pairs = sum(visible_pairs(length, window) for window in config.windows())
-    return 2.0 * matmul_weights(config) * length + 4.0 * config.heads * config.head_size * pairs
+    unembedding = config.width * config.vocab_size
+    body = 2.0 * (matmul_weights(config) - unembedding) * length
+    logits = length if logits is None else logits
+    return body + 2.0 * unembedding * logits + 4.0 * config.heads * config.head_size * pairs
 
 
 def training_flops(config: ModelConfig, length: int, pairs: float | None = None) -> float:

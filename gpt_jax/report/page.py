@@ -12,19 +12,13 @@ from pathlib import Path
 
 from gpt_jax.errors import UserError
 from gpt_jax.files import write_text
+from gpt_jax.metrics import read_metrics
+from gpt_jax.readable import clock
 from gpt_jax.report import plots
+from gpt_jax.report.stages import STAGES, Rows, StageView, stage_verdict, view_of
 from gpt_jax.report.style import CSS
 from gpt_jax.report.table import score_name, table
-from gpt_jax.report.verdict import run_verdict, stage_verdict
-from gpt_jax.train.metrics import read_metrics
-from gpt_jax.train.progress import clock
-
-STAGES = {
-    "pretrain": "Pretraining",
-    "sft": "Supervised finetuning",
-    "reward": "Reward model",
-    "ppo": "PPO",
-}
+from gpt_jax.report.verdict import run_verdict
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -50,11 +44,12 @@ def _page(folder: Path) -> str:
     rows = read_metrics(folder)
     evaluated = bool(results.get("models"))
     if rows:  # one stage's folder
-        verdict = run_verdict(results) if evaluated else stage_verdict(rows)
-        stages = [_stage(folder.resolve().name, rows, stage_verdict(rows) if evaluated else "")]
+        view = view_of(folder.resolve().name, config, rows)
+        verdict = run_verdict(results) if evaluated else stage_verdict(view, rows)
+        stages = [_stage(view, rows, stage_verdict(view, rows) if evaluated else "")]
     else:
         verdict = run_verdict(results)
-        stages = [_stage_of_run(folder, name, results.get("seconds", {})) for name in STAGES]
+        stages = _stages_of_run(folder, config, results.get("seconds", {}))
         results = {"experiment": "rlhf"} | results
     sections = [_results(results)] if evaluated or not rows else []
     sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
@@ -89,10 +84,14 @@ def _page(folder: Path) -> str:
 
 
 def _read_json(path: Path) -> dict:
+    damaged = f"{path} is damaged; delete it and run the same command again."
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it and run the same command again.") from error
+        raise UserError(damaged) from error
+    if not isinstance(found, dict):
+        raise UserError(damaged)
+    return found
 
 
 def _facts(results: Mapping) -> str:
@@ -182,22 +181,28 @@ def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
     )
 
 
-def _stage_of_run(folder: Path, name: str, seconds: Mapping) -> str:
-    rows = read_metrics(folder / name)
-    took = f" It took {clock(seconds[name])}." if name in seconds else ""
-    return _stage(name, rows, stage_verdict(rows) + took)
+def _stages_of_run(folder: Path, config: Mapping, seconds: Mapping) -> list[str]:
+    """The sections of the stages that the run has begun or, by its configuration, is to have."""
+    planned = [name for name in STAGES if name in config] or STAGES
+    names = [name for name in STAGES if name in planned or (folder / name).is_dir()]
+    return [_stage_of_run(folder / name, seconds.get(name)) for name in names]
 
 
-def _stage(name: str, rows: Sequence[Mapping], sentence: str) -> str:
-    title = STAGES.get(name, name)
+def _stage_of_run(folder: Path, seconds: float | None) -> str:
+    view, rows = STAGES[folder.name], read_metrics(folder)
     if not rows:
         note = _note("No metrics yet: this stage has not begun.")
-        return f'<section class="stage"><h3>{escape(title)}</h3>{note}</section>'
-    charts = plots.stage_charts(rows)
+        return f'<section class="stage"><h3>{escape(view.title)}</h3>{note}</section>'
+    took = "" if seconds is None else f" It took {clock(seconds)}."
+    return _stage(view, rows, stage_verdict(view, rows) + took)
+
+
+def _stage(view: StageView, rows: Rows, sentence: str) -> str:
+    charts = plots.stage_charts(rows, view.charts)
     size = "many" if len(charts) > 1 else "one"
     figures = "".join(_figure(chart, svg) for chart, svg in charts.items())
     return (
-        f'<section class="stage {size}"><h3>{escape(title)}</h3>'
+        f'<section class="stage {size}"><h3>{escape(view.title)}</h3>'
         f'<p class="soft">{escape(sentence)}</p><div class="charts">{figures}</div></section>'
     )
 

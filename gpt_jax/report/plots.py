@@ -5,23 +5,19 @@ background, and draw text and axes in `currentColor`, so that the page decides o
 The same numbers give the same bytes.
 """
 
+import functools
 import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from gpt_jax.report.stages import Chart, Rows
+from gpt_jax.report.style import BLUE, GREEN, GREY, ORANGE, PINK, SLATE
 from gpt_jax.report.table import score_name
 
-# Okabe and Ito's colours, which every common kind of colour-blindness can tell apart.
-BLUE, ORANGE, GREEN, PINK = "#0f86c9", "#e69f00", "#009e73", "#cc79a7"
-GREY, SLATE = "#8b929c", "#6b7380"
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _WIDE, _SMALL = (4.9, 2.8), (3.7, 2.5)  # inches; two or three to a row on a desk, one on a phone
 _POINTS = 300  # per line, at most
@@ -53,61 +49,17 @@ _STYLE = {
 }
 
 
-class Line(NamedTuple):
-    """One line of a chart: the metric's name, what the legend calls it, and its colour."""
+def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+    """Draws in the report's style; matplotlib is imported by the first plot, not by a training."""
 
-    metric: str
-    label: str
-    color: str
-    dots: bool = False  # sparse measurements (evaluation): joined dots, not smoothed
+    @functools.wraps(draw)
+    def styled(*args, **kwargs) -> str:
+        import matplotlib
 
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
 
-class Chart(NamedTuple):
-    """What to draw of a stage's metrics."""
-
-    title: str
-    unit: str
-    lines: tuple[Line, ...]
-
-
-LANGUAGE_MODEL = (
-    Chart(
-        "Loss",
-        "loss (nats per token)",
-        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
-    ),
-)
-REWARD_MODEL = (
-    Chart("Loss", "loss (nats per comparison)", (Line("loss", "train", BLUE),)),
-    Chart(
-        "Accuracy",
-        "pairs ranked right (fraction)",
-        (Line("accuracy", "train", BLUE), Line("eval/accuracy", "held out", ORANGE, dots=True)),
-    ),
-    Chart("Margin", "score of chosen \N{MINUS SIGN} rejected", (Line("margin", "margin", BLUE),)),
-)
-PPO = (
-    Chart(
-        "Reward",
-        "score per answer",
-        (
-            Line("objective/scores", "reward model", BLUE),
-            Line("objective/rlhf_reward", "with KL penalty", ORANGE),
-        ),
-    ),
-    Chart("KL from SFT", "KL (nats per answer)", (Line("objective/kl", "KL", BLUE),)),
-    Chart("Entropy", "entropy (nats per answer)", (Line("objective/entropy", "entropy", BLUE),)),
-    Chart(
-        "Clip fraction",
-        "clipped (fraction of tokens)",
-        (
-            Line("policy/clipfrac_avg", "policy", BLUE),
-            Line("val/clipfrac_avg", "value", ORANGE),
-        ),
-    ),
-    Chart("Value loss", "squared error of the value", (Line("loss/value_avg", "value", BLUE),)),
-    Chart("KL coefficient", "beta", (Line("objective/kl_coef", "beta", BLUE),)),
-)
+    return styled
 
 
 def result_charts(results: Mapping) -> dict[str, str]:
@@ -123,24 +75,16 @@ def result_charts(results: Mapping) -> dict[str, str]:
     return charts
 
 
-def stage_charts(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """{title: svg} of all that a stage's metrics hold; the names tell which stage it is."""
+def stage_charts(rows: Rows, charts: Sequence[Chart]) -> dict[str, str]:
+    """{title: svg} of those charts, of a stage's view, that its metrics have a value for."""
     names = set().union(*rows)
-    if "objective/kl" in names:
-        charts = PPO
-    elif "accuracy" in names:
-        charts = REWARD_MODEL
-    else:
-        charts = LANGUAGE_MODEL
     charts = [chart for chart in charts if any(line.metric in names for line in chart.lines)]
     size = _WIDE if len(charts) == 1 else _SMALL
     return {chart.title: curve(rows, chart, size) for chart in charts}
 
 
-@matplotlib.rc_context(_STYLE)
-def curve(
-    rows: Sequence[Mapping[str, float]], chart: Chart, size: tuple[float, float] = _WIDE
-) -> str:
+@_styled
+def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     """A chart against the step: the measured line pale, its running mean on top.
 
     Args:
@@ -175,7 +119,7 @@ def curve(
     return _svg(figure, f"{chart.title} against the step")
 
 
-@matplotlib.rc_context(_STYLE)
+@_styled
 def model_scores(models: Sequence[Mapping], score: str) -> str:
     """Every model's mean with its 95% interval.
 
@@ -205,7 +149,7 @@ def model_scores(models: Sequence[Mapping], score: str) -> str:
     return _svg(figure, f"{score} score of every model with its 95% interval")
 
 
-@matplotlib.rc_context(_STYLE)
+@_styled
 def reward_model_accuracy(reward_model: Mapping) -> str:
     """Held-out accuracy of the reward model with its 95% interval, beside what is easy to get."""
     accuracy, low, high = reward_model["accuracy"]
@@ -272,14 +216,17 @@ def _signed(value: float) -> str:
 
 
 def _figure(size: tuple[float, float]):
+    """An empty figure and its axes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     # Not through pyplot: no global state, no window system, nothing to close.
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots()
 
 
-@matplotlib.rc_context(_STYLE)
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -1,4 +1,8 @@
-"""The page's style sheet: light and dark, wide and narrow, screen and paper."""
+"""The colours of the plots, and the page's style sheet: light and dark, wide and narrow, paper."""
+
+# Okabe and Ito's colours, which every common kind of colour-blindness can tell apart.
+BLUE, ORANGE, GREEN, PINK = "#0f86c9", "#e69f00", "#009e73", "#cc79a7"
+GREY, SLATE = "#8b929c", "#6b7380"
 
 CSS = """
 :root {

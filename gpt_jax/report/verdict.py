@@ -1,9 +1,6 @@
 """A run in one sentence, made from its numbers, and no kinder than they are."""
 
-import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping
 
 from gpt_jax.report.table import score_name
 
@@ -33,42 +30,3 @@ def run_verdict(results: Mapping) -> str:
     if score == "reward":
         sentence += ". The judge is the reward model itself, so this is no proof of quality"
     return sentence + "."
-
-
-def stage_verdict(rows: Sequence[Mapping[str, float]]) -> str:
-    """What one stage's metrics say, from their first and last values."""
-    if not rows:
-        return "No metrics yet."
-    steps = f"after {rows[-1]['step']:,} steps"
-    names = set().union(*rows)
-    if "objective/scores" in names:
-        kl = _last(rows, "objective/kl")
-        score = f"Mean score {_last(rows, 'objective/scores'):.2f} {steps}"
-        return f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
-    if "accuracy" in names:
-        where, name = _held_out(names, "accuracy")
-        return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {steps}."
-    if "loss" in names:
-        where, name = _held_out(names, "loss")
-        loss = f"{where.capitalize()} loss {_last(rows, name):.3f} nats per token {steps}"
-        return f"{loss}{_from(rows, name, 3)}."
-    return f"Metrics of {rows[-1]['step']:,} steps."
-
-
-def _held_out(names: set[str], name: str) -> tuple[str, str]:
-    return ("held-out", f"eval/{name}") if f"eval/{name}" in names else ("training", name)
-
-
-def _values(rows: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
-    return np.array([row[name] for row in rows if name in row])
-
-
-def _last(rows: Sequence[Mapping[str, float]], name: str) -> float:
-    """The last value; a training value is noisy, so the last 5% are averaged."""
-    values = _values(rows, name)
-    return values[-1 if name.startswith("eval/") else -math.ceil(0.05 * len(values)) :].mean()
-
-
-def _from(rows: Sequence[Mapping[str, float]], name: str, digits: int) -> str:
-    values = _values(rows, name)
-    return f", from {values[0]:.{digits}f}" if len(values) > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import shlex
@@ -11,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import rich
@@ -22,6 +23,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig, platform
+from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
 
 Config = TypeVar("Config")
 
@@ -33,7 +35,7 @@ class Common:
     preset: str = "tiny"
     """Where the other defaults come from: smoke (under a minute; on a CPU its programs are
     compiled quickly rather than well), tiny (a laptop CPU) or colab (one TPU chip or GPU)."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of everything random: data order, initialisation, sampling."""
     run_dir: str
     """Folder of the run; the same command on the same folder resumes."""
@@ -45,20 +47,42 @@ class Common:
     """Also write TensorBoard event files (needs the extra `tensorboard`)."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
-    replay: int | None = None
+    replay: Positive | None = None
     """Instead of training, repeat this one step and say which gradients are not finite."""
     coordinator: str | None = None
     """Many hosts: HOST:PORT of process 0, or `auto` on Cloud TPU, Slurm and GKE."""
-    processes: int | None = None
+    processes: Positive | None = None
     """Many hosts: how many processes there are."""
-    process_id: int | None = None
+    process_id: NonNegative | None = None
     """Many hosts: which of them this is, from 0."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 def shared(config: Common, **changes: Any) -> dict[str, Any]:
     """The `Common` fields of a configuration, to build another experiment's from."""
     names = [field.name for field in dataclasses.fields(Common)]
     return {name: getattr(config, name) for name in names} | changes
+
+
+def presets_as(
+    kind: type[Config], presets: dict[str, Callable[[], Common]]
+) -> dict[str, Callable[[], Config]]:
+    """The presets of one experiment as those of another, whose configuration has more fields.
+
+    Args:
+      kind: a subclass of the presets' configuration; its own fields and `run_dir` keep their
+        defaults.
+      presets: of the other experiment.
+    """
+
+    def convert(preset: Callable[[], Common]) -> Config:
+        config = preset()
+        names = [field.name for field in dataclasses.fields(config) if field.name != "run_dir"]
+        return kind(**{name: getattr(config, name) for name in names})
+
+    return {name: functools.partial(convert, preset) for name, preset in presets.items()}
 
 
 def run(

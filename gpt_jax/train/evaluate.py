@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,28 +9,48 @@ from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import pad_rows
-from gpt_jax.train.metrics import mean
+from gpt_jax.errors import UserError
+from gpt_jax.metrics import mean
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
 
-Evaluate = Callable[[TrainState, dict], dict[str, float]]
 
-
-def make_evaluate(model: Any, loss: LossFn, rows: Any, batch_size: int, mesh: Mesh) -> Evaluate:
-    """Returns `evaluate(state, frozen)`: the loss's metrics over all `rows`, a fixed held-out set.
+class HeldOut:
+    """`held_out(state, frozen)`: the loss's metrics over a fixed set of rows.
 
     The last batch is filled up with empty rows, which count for nothing. The loss's key is None:
     nothing is dropped.
+
+    Args:
+      model, loss: `loss(model, learned, batch, key, frozen)`.
+      rows: NumPy arrays with one leading axis.
+      batch_size: rows per compiled call.
+      mesh: over which they are split.
+
+    Raises:
+      UserError: if there is no row.
     """
-    rows = pad_rows(rows, batch_size)
 
-    @jax.jit
-    def metrics_of(params, batch, frozen):
-        return loss(model, params, batch, None, frozen)[2]
+    def __init__(self, model: Any, loss: LossFn, rows: Any, batch_size: int, mesh: Mesh):
+        if not len(jax.tree.leaves(rows)[0]):
+            raise UserError("there is nothing to evaluate on; give more rows, or a held-out file")
+        self._rows, self._size, self._mesh = pad_rows(rows, batch_size), batch_size, mesh
 
-    def evaluate(state: TrainState, frozen: dict) -> dict[str, float]:
-        batches = pipeline.in_order(rows, batch_size, mesh)
-        parts = [metrics_of(state.params, batch, frozen) for batch in batches]
+        @jax.jit
+        def metrics_of(params, batch, frozen):
+            return loss(model, params, batch, None, frozen)[2]
+
+        self._metrics_of = metrics_of
+
+    def __call__(self, state: TrainState, frozen: dict) -> dict[str, float]:
+        """The means of the metrics, as Python numbers."""
+        batches = pipeline.in_order(self._rows, self._size, self._mesh)
+        parts = [self._metrics_of(state.params, batch, frozen) for batch in batches]
         return mean(jax.tree.map(lambda *xs: sum(xs), *jax.device_get(parts)))
 
-    return evaluate
+    def look(self, state: TrainState, frozen: dict) -> None:
+        """Traces one batch on shapes, so that what cannot work ends here."""
+        _, parts = pipeline.share(self._mesh)
+        first = jax.tree.map(lambda x: x[: self._size // parts], self._rows)
+        shapes = pipeline.shapes(first, self._mesh)
+        jax.eval_shape(self._metrics_of, state.params, shapes, frozen)

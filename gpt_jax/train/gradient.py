@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.train.evaluate import make_evaluate
+from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
 from gpt_jax.train.stage import Functions, Stage, TrainConfig, resolve_steps
 from gpt_jax.train.state import TrainState
@@ -86,6 +86,6 @@ def gradient_stage(
         row_numbers=batch_at.numbers,
         learning_rate=lambda step: rate_at(recipe.optimizer, train.steps, peak, step),
         tokens_per_step=train.batch_size * width,
-        evaluate=make_evaluate(model, loss, held_out, train.batch_size, mesh),
+        evaluate=HeldOut(model, loss, held_out, train.batch_size, mesh),
     )
     return Stage(**(fields | more))

@@ -31,6 +31,8 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
         rules.shardings(frozen, mesh)
         batch = pipeline.shapes(stage.batch_at(0), mesh)
         jax.eval_shape(stage.functions.step, state, batch, frozen)
+        if stage.evaluate:
+            stage.evaluate.look(state, frozen)
 
 
 def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:
@@ -45,6 +47,7 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
         return
     mesh = make_mesh(config.mesh)
     stage = prepare(mesh)
+    look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
         save_model_files(run.folder, stage.model, stage.tokenizer)
         origin, frozen = stage.load(mesh)

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import mean
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.chips import chip_of
 from gpt_jax.train.finite import TENSOR
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.progress import Progress
 from gpt_jax.train.replay import origin, replay
 from gpt_jax.train.run import Run

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from gpt_jax.readable import clock, short
+
 LOG_SECONDS = 10.0
 NOTEBOOK_SECONDS = 0.5
 LINE_WIDTH = 74  # characters, the bar left out; what is left of the terminal is the bar's
@@ -98,7 +100,7 @@ class Progress:
         parts = [f"{self.step:,}/{self.total:,}"]
         parts += [f"{name} {value:.4g}" for name, value in values.items()]
         if speed is not None:
-            parts.append(f"{_short(speed)} tokens/s")
+            parts.append(f"{short(speed)} tokens/s")
         parts.append(f"{clock(time.monotonic() - self._started)} elapsed")
         left = self._seconds_left()
         if left is not None:
@@ -119,18 +121,3 @@ class Progress:
             f"<progress value='{self.step}' max='{self.total}'></progress> "
             f"{html.escape(self._line())}</code>"
         )
-
-
-def clock(seconds: float) -> str:
-    """Seconds -> "0:07", "12:34" or "1:02:03"."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _short(number: float) -> str:
-    """950 -> "950", 41_234 -> "41.2k", 3_400_000 -> "3.4M"."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.1f}{letter}"
-    return f"{number:.0f}"

@@ -31,12 +31,12 @@ HOW = {
 GROWS = "train.steps"  # the end of the name of a setting that may become larger
 
 
-def record_config(folder: Path, name: str, config: Any) -> bool:
-    """Writes `config.json`, or checks that the folder's agrees, and says whether the run has grown.
+def compare_config(folder: Path, name: str, config: Any) -> bool:
+    """Checks that a run folder, if it is one, was made with this configuration; writes nothing.
 
     Args:
       folder: the run folder.
-      name: of the stage, which the report looks up.
+      name: of the stage.
       config: of the experiment.
 
     Returns:
@@ -46,21 +46,27 @@ def record_config(folder: Path, name: str, config: Any) -> bool:
       UserError: naming the first setting that differs, since mixing two configurations in one
         folder would make neither reproducible.
     """
-    path = folder / "config.json"
-    fresh = {"stage": name} | dataclasses.asdict(config)
     grown = False
 
-    def write_or_compare() -> None:
+    def compare() -> None:
         nonlocal grown
-        old = _read(path)
+        old = _read(folder / "config.json")
         if old is not None:
-            grown = _compare(folder, old, fresh)
-        # Written again, so that it is what the run now goes on with.
-        if old != fresh:
-            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
+            grown = _grown(folder, old, _settings(name, config))
 
-    distributed.on_main(write_or_compare)
+    distributed.on_main(compare)
     return bool(distributed.agree(grown))
+
+
+def record_config(folder: Path, name: str, config: Any) -> None:
+    """Writes `config.json`, once `compare_config` has nothing against it."""
+    compare_config(folder, name, config)
+    text = json.dumps(_settings(name, config), indent=2) + "\n"
+    distributed.on_main(lambda: files.write_text(folder / "config.json", text))
+
+
+def _settings(name: str, config: Any) -> dict:
+    return {"stage": name} | dataclasses.asdict(config)
 
 
 def _read(path: Path) -> dict | None:
@@ -74,7 +80,7 @@ def _read(path: Path) -> dict | None:
         ) from error
 
 
-def _compare(folder: Path, old: dict, new: dict) -> bool:
+def _grown(folder: Path, old: dict, new: dict) -> bool:
     """Whether steps have grown; raises for anything else that differs."""
     grown = False
     for name, (before, now) in differences(old, new).items():

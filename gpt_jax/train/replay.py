@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data import pipeline
+from gpt_jax.metrics import mean
 from gpt_jax.parallel import distributed
 from gpt_jax.train.finite import TENSOR
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.run import Run
 from gpt_jax.train.stage import Stage
 from gpt_jax.train.state import TrainState

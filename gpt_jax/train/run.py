@@ -10,13 +10,13 @@ import jax
 from jax.sharding import Mesh
 
 from gpt_jax import files
+from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
-from gpt_jax.train.metrics import MetricWriter, read_metrics
-from gpt_jax.train.record import record_config
+from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.stop import Stop
 
@@ -31,8 +31,7 @@ def is_finished(name: str, config: Common) -> bool:
     folder = Path(config.run_dir)
     if not distributed.agree((folder / FINISHED).is_file()):
         return False
-    if record_config(folder, name, config):
-        distributed.on_main(lambda: (folder / FINISHED).unlink(missing_ok=True))
+    if compare_config(folder, name, config):
         return False
     distributed.say(f"{name}: {folder} is already finished")
     return True
@@ -57,6 +56,7 @@ class Run:
         self.name, self.seed, self.replay = name, config.seed, config.replay
         self.folder = Path(config.run_dir)
         record_config(self.folder, name, config)
+        distributed.on_main(lambda: (self.folder / FINISHED).unlink(missing_ok=True))
         self.checkpoints = Checkpoints(self.folder)
         self.metrics = MetricWriter(
             self.folder,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
-from gpt_jax.train.evaluate import Evaluate
+from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Step
 
@@ -108,7 +108,7 @@ class Stage:
     row_numbers: Callable[[int], np.ndarray]
     learning_rate: Callable[[int], Any]
     tokens_per_step: int = 0
-    evaluate: Evaluate | None = None
+    evaluate: HeldOut | None = None
     finish: Callable[[TrainState, dict], TrainState] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {}
     headline: tuple[str, ...] = ("loss",)

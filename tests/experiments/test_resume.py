@@ -10,8 +10,8 @@ import time
 import chex
 import pytest
 
+from gpt_jax.metrics import read_metrics
 from gpt_jax.train.checkpoint import load_params
-from gpt_jax.train.metrics import read_metrics
 
 STAGES = {"pretrain": 120, "sft": 80, "reward": 80, "ppo": 16}  # stage -> steps
 OPTIONS = [

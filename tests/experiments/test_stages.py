@@ -11,10 +11,10 @@ import pytest
 from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.losses.ranking import score_comparisons
+from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.mesh import MeshConfig
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model, load_params
-from gpt_jax.train.metrics import read_metrics
 
 ONE = MeshConfig(data=1)
 

@@ -19,11 +19,11 @@ from experiments import rlhf
 from gpt_jax.data import pipeline
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import Checkpoints, load_params
-from gpt_jax.train.metrics import read_metrics
 
 STAGES = {"pretrain": 3, "sft": 2, "reward": 2, "ppo": 2}
 OPTIONS = [

@@ -16,6 +16,7 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
+from gpt_jax.metrics import mean
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
@@ -23,7 +24,6 @@ from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.train import state as states
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import make_train_step

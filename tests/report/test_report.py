@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter
 from gpt_jax.report import markdown_table, plots, results_table, write_report, write_samples
-from gpt_jax.report.verdict import run_verdict, stage_verdict
-from gpt_jax.train.metrics import MetricWriter
+from gpt_jax.report.stages import LANGUAGE_MODEL, STAGES, language_model_verdict
+from gpt_jax.report.verdict import run_verdict
 
 NASTY = "</td><script>alert('1 < 2 & 3')</script>"
 
@@ -147,7 +148,7 @@ def test_what_is_missing_leaves_a_note(run):
 
 
 def test_an_empty_folder_still_has_a_page(tmp_path):
-    assert "has not begun" in _read(tmp_path)[2]
+    assert _read(tmp_path)[2].count("No metrics yet: this stage has not begun.") == len(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,11 @@ def test_one_stage_has_a_page_of_its_own(run, stage, sentence):
     assert sentence in _read(run / stage)[2]
 
 
-def test_bad_folders_are_named(run, tmp_path):
+@pytest.mark.parametrize("text", ['{"models": [', "[]", "\x00"])
+def test_bad_folders_are_named(run, tmp_path, text):
     with pytest.raises(UserError, match="no such run folder"):
         write_report(tmp_path / "absent")
-    (run / "results.json").write_text('{"models": [')
+    (run / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json is damaged"):
         write_report(run)
 
@@ -198,7 +200,6 @@ def test_without_gold_the_reward_is_shown_and_said_to_be_a_poor_judge():
 
 def test_a_verdict_on_part_of_a_run():
     assert run_verdict({"models": RESULTS["models"][:2]}) == "Evaluated so far: base, SFT."
-    assert stage_verdict([]) == "No metrics yet."
 
 
 def test_the_markdown_table():
@@ -229,8 +230,8 @@ def test_samples_cannot_break_out_of_their_fence(tmp_path):
 def test_plots_are_small_valid_and_the_same_every_time():
     rng = np.random.default_rng(0)
     rows = [{"step": i, "loss": 2 + rng.normal()} for i in range(1, 50_001)]
-    svg = plots.stage_charts(rows)["Loss"]
-    assert svg == plots.stage_charts(rows)["Loss"]
+    svg = plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"]
+    assert svg == plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"]
     assert len(svg) < 60_000
     ElementTree.fromstring(svg)
     assert "loss (nats per token)" in svg and ">step<" in svg
@@ -255,11 +256,11 @@ def test_smoothing_keeps_lines_straight_and_noise_small():
 def test_a_constant_is_drawn_as_one():
     """A float32 average of equal numbers wobbles in the last digit; the axis must not show it."""
     rows = [{"step": i, "loss": 0.05 * (1 + 1e-7 * (i % 3))} for i in range(90)]
-    labels = re.findall(r">([0-9.]+)</text>", plots.stage_charts(rows)["Loss"])
+    labels = re.findall(r">([0-9.]+)</text>", plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"])
     assert all(len(label) <= 6 for label in labels) and "0.050" in labels
 
 
 def test_a_diverged_run_is_still_drawn():
     rows = [{"step": i, "loss": value} for i, value in enumerate([3.0, math.nan, math.inf, 2.0])]
-    assert plots.stage_charts(rows)["Loss"].startswith("<svg")
-    assert "nan" in stage_verdict(rows + [{"step": 5, "loss": math.nan}])
+    assert plots.stage_charts(rows, LANGUAGE_MODEL)["Loss"].startswith("<svg")
+    assert "nan" in language_model_verdict(rows + [{"step": 5, "loss": math.nan}])

@@ -13,11 +13,11 @@ from gpt_jax import keys
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
+from gpt_jax.metrics import mean
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.rl import ppo
 from gpt_jax.rl.rewards import model_reward, split_rows, text_reward
 from gpt_jax.text.tokenizer import Tokenizer
-from gpt_jax.train.metrics import mean
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from tests import tiny
 

@@ -15,6 +15,7 @@ from gpt_jax import files
 from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
+from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
@@ -22,7 +23,6 @@ from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints, checksums, load_params
 from gpt_jax.train.finite import update_if_finite
 from gpt_jax.train.loop import TrainConfig, fit
-from gpt_jax.train.metrics import MetricWriter, read_metrics
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.run import Run
 from gpt_jax.train.state import TrainState

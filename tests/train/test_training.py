@@ -15,6 +15,7 @@ from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.metrics import read_metrics
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
@@ -23,7 +24,6 @@ from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints, load_params
 from gpt_jax.train.evaluate import make_evaluate
 from gpt_jax.train.loop import TrainConfig, fit
-from gpt_jax.train.metrics import read_metrics
 from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from gpt_jax.train.run import Run
 from gpt_jax.train.state import TrainState

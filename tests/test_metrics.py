@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
+from gpt_jax.metrics import MetricWriter, mean, read_metrics
+from gpt_jax.readable import clock
 from gpt_jax.train import progress
-from gpt_jax.train.metrics import MetricWriter, mean, read_metrics
 
 
 def test_rows_round_trip_non_finite_included(tmp_path):
@@ -113,4 +114,4 @@ def test_progress_of_a_resumed_run_does_not_count_old_steps_as_speed(capsys, mon
 
 
 def test_clock():
-    assert [progress.clock(s) for s in (7.9, 754, 3723)] == ["0:07", "12:34", "1:02:03"]
+    assert [clock(s) for s in (7.9, 754, 3723)] == ["0:07", "12:34", "1:02:03"]

@@ -1,0 +1,172 @@
+"""The table of stages: what a report shows of each, as data. A new stage is one entry of `STAGES`.
+
+The functions here see a stage's metrics only, as `read_metrics` gives them: one dictionary a row,
+with the step and whatever was written at it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt_jax.report.style import BLUE, ORANGE
+
+Rows = Sequence[Mapping[str, float]]
+
+
+class Line(NamedTuple):
+    """One line of a chart: the metric's name, what the legend calls it, and its colour."""
+
+    metric: str
+    label: str
+    color: str
+    dots: bool = False  # sparse measurements (evaluation): joined dots, not smoothed
+
+
+class Chart(NamedTuple):
+    """What to draw of a stage's metrics; lines without a value are left out."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+
+
+class StageView(NamedTuple):
+    """What a report shows of a stage.
+
+    Attributes:
+      title: the heading.
+      charts: what to draw; a chart without a value is left out.
+      verdict: one sentence made from the metrics, which have at least one value of the charts.
+    """
+
+    title: str
+    charts: tuple[Chart, ...]
+    verdict: Callable[[Rows], str]
+
+
+LANGUAGE_MODEL = (
+    Chart(
+        "Loss",
+        "loss (nats per token)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+    Chart(
+        "Objective",
+        "what is minimised (nats per token)",
+        (Line("objective", "train", BLUE), Line("eval/objective", "held out", ORANGE, dots=True)),
+    ),
+)
+REWARD_MODEL = (
+    Chart("Loss", "loss (nats per comparison)", (Line("loss", "train", BLUE),)),
+    Chart(
+        "Accuracy",
+        "pairs ranked right (fraction)",
+        (Line("accuracy", "train", BLUE), Line("eval/accuracy", "held out", ORANGE, dots=True)),
+    ),
+    Chart("Margin", "score of chosen \N{MINUS SIGN} rejected", (Line("margin", "margin", BLUE),)),
+)
+PPO = (
+    Chart(
+        "Reward",
+        "score per answer",
+        (
+            Line("objective/scores", "reward model", BLUE),
+            Line("objective/rlhf_reward", "with KL penalty", ORANGE),
+        ),
+    ),
+    Chart("KL from SFT", "KL (nats per answer)", (Line("objective/kl", "KL", BLUE),)),
+    Chart("Entropy", "entropy (nats per answer)", (Line("objective/entropy", "entropy", BLUE),)),
+    Chart(
+        "Clip fraction",
+        "clipped (fraction of tokens)",
+        (
+            Line("policy/clipfrac_avg", "policy", BLUE),
+            Line("val/clipfrac_avg", "value", ORANGE),
+        ),
+    ),
+    Chart("Value loss", "squared error of the value", (Line("loss/value_avg", "value", BLUE),)),
+    Chart("KL coefficient", "beta", (Line("objective/kl_coef", "beta", BLUE),)),
+)
+
+
+def language_model_verdict(rows: Rows) -> str:
+    """The loss that a language model came to, held out if it was measured."""
+    where, name = _held_out(rows, "loss")
+    loss = f"{where.capitalize()} loss {_last(rows, name):.3f} nats per token {_after(rows)}"
+    return f"{loss}{_from(rows, name, 3)}."
+
+
+def reward_model_verdict(rows: Rows) -> str:
+    """How many pairs a reward model ranks right, held out if it was measured."""
+    where, name = _held_out(rows, "accuracy")
+    return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {_after(rows)}."
+
+
+def ppo_verdict(rows: Rows) -> str:
+    """The score that the policy came to, and how far it went for it."""
+    score = f"Mean score {_last(rows, 'objective/scores'):.2f} {_after(rows)}"
+    kl = _last(rows, "objective/kl")
+    return f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
+
+
+STAGES = {
+    "pretrain": StageView("Pretraining", LANGUAGE_MODEL, language_model_verdict),
+    "sft": StageView("Supervised finetuning", LANGUAGE_MODEL, language_model_verdict),
+    "reward": StageView("Reward model", REWARD_MODEL, reward_model_verdict),
+    "ppo": StageView("PPO", PPO, ppo_verdict),
+}
+
+
+def view_of(name: str, config: Mapping, rows: Rows) -> StageView:
+    """How to show a stage's folder.
+
+    Args:
+      name: the folder's name.
+      config: its config.json, whose `stage` says which stage it is; {} where there is none.
+      rows: its metrics. Where neither config nor name is known, the stage whose charts show most
+        of them lends its charts and verdict, under the folder's own name.
+    """
+    for stage in (str(config.get("stage")), name):
+        if stage in STAGES:
+            return STAGES[stage]
+    names = set().union(*rows)
+    return max(STAGES.values(), key=lambda view: _shown(view, names))._replace(title=name)
+
+
+def stage_verdict(view: StageView, rows: Rows) -> str:
+    """The view's sentence on at least one row; only their number where it charts none of them."""
+    if _shown(view, set().union(*rows)):
+        return view.verdict(rows)
+    return f"Metrics of {rows[-1]['step']:,} steps."
+
+
+def _shown(view: StageView, names: set[str]) -> int:
+    return len({line.metric for chart in view.charts for line in chart.lines} & names)
+
+
+def _held_out(rows: Rows, name: str) -> tuple[str, str]:
+    measured = len(_values(rows, f"eval/{name}"))
+    return ("held-out", f"eval/{name}") if measured else ("training", name)
+
+
+def _values(rows: Rows, name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows if name in row])
+
+
+def _last(rows: Rows, name: str) -> float:
+    """The last value; a training value is noisy, so the last 5% are averaged."""
+    values = _values(rows, name)
+    if not len(values):
+        return math.nan
+    return values[-1 if name.startswith("eval/") else -math.ceil(0.05 * len(values)) :].mean()
+
+
+def _after(rows: Rows) -> str:
+    return f"after {rows[-1]['step']:,} steps"
+
+
+def _from(rows: Rows, name: str, digits: int) -> str:
+    values = _values(rows, name)
+    return f", from {values[0]:.{digits}f}" if len(values) > 1 else ""

@@ -1,0 +1,77 @@
+"""Which reward scores the completions of a run: a trained model's, or anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gpt_jax.errors import UserError
+from gpt_jax.generate.sampler import Rollout
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.rl.rewards import (
+    DeviceReward,
+    HostReward,
+    Reward,
+    Rule,
+    model_score,
+    record_reward,
+    retokenized_reward,
+)
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
+
+
+class Scoring(NamedTuple):
+    """How completions are scored.
+
+    Attributes:
+      reward: what scores them.
+      scorer: the shape of the reward model in `reward_from`, whose parameters the reward is given
+        when the stage starts; None if the reward is anything else.
+    """
+
+    reward: Reward
+    scorer: ModelConfig | None = None
+
+
+def model_scoring(model: ModelConfig) -> Scoring:
+    """A reward model of this shape, with the policy's tokenizer."""
+    return Scoring(DeviceReward(model_score(model)), model)
+
+
+def trained_scoring(
+    folder: str, start: ModelFiles, records: Sequence[dict], retokenize: bool
+) -> Scoring:
+    """The reward model in a folder.
+
+    Args:
+      folder: of the reward stage.
+      start: the policy's shape and tokenizer.
+      records: of all prompts, by their row numbers.
+      retokenize: whether a reward model with another tokenizer is given the text.
+
+    Raises:
+      UserError: if it has another tokenizer, and that is not allowed for.
+    """
+    judge = load_model_files(folder)
+    if judge.tokenizer == start.tokenizer:
+        return model_scoring(judge.model)
+    if not retokenize:
+        raise UserError(
+            f"{folder} has another tokenizer than the policy; train the reward model from the "
+            "policy's run, or give --reward.retokenize to let it read text"
+        )
+    return Scoring(retokenized_reward(judge, load_params(folder), records, start.tokenizer))
+
+
+def own_scoring(
+    reward: Reward | Callable[[Rollout], Sequence[float]] | None,
+    rule: Rule | None,
+    start: ModelFiles,
+    records: Sequence[dict],
+) -> Scoring:
+    """A reward of one's own: a Reward, a function of rollouts, or a rule on records and text."""
+    if rule is not None:
+        return Scoring(record_reward(rule, records, start.tokenizer))
+    if isinstance(reward, DeviceReward | HostReward):
+        return Scoring(reward)
+    return Scoring(HostReward(reward, getattr(reward, "__name__", repr(reward))))

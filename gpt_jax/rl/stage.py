@@ -1,0 +1,133 @@
+"""Stages that learn from their own samples: what PPO, GRPO and the like have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from gpt_jax.data.packing import pack_documents, pad_prompt_records
+from gpt_jax.data.pipeline import make_batch_at, share
+from gpt_jax.errors import UserError
+from gpt_jax.models.heads import scorer_shapes
+from gpt_jax.models.transformer import param_shapes
+from gpt_jax.parallel.offload import check_offload, to_host
+from gpt_jax.rl.iteration import Inputs, RolloutConfig
+from gpt_jax.rl.rewards import DeviceReward
+from gpt_jax.rl.scoring import Scoring
+from gpt_jax.train.checkpoint import ModelFiles, load_params
+from gpt_jax.train.command import Common
+from gpt_jax.train.optim import OptimizerConfig, rate_at
+from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineRecipe(RolloutConfig):
+    """A method's configuration with its optimizer and its length."""
+
+    optimizer: OptimizerConfig
+    train: LoopConfig
+    offload_frozen: bool = False
+    """Keep the reference and the reward model in the host's memory between their uses."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+    """How the reward model is used."""
+
+    retokenize: bool = False
+    """Let a reward model with another tokenizer than the policy's read the text, on the host."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineConfig(Common):
+    """What such an experiment takes besides its recipe."""
+
+    init_from: str = "runs/sft/default"
+    """The SFT run's folder: where the policy starts and what it is held close to."""
+    reward_from: str = "runs/reward/default"
+    """The reward model's folder; its shape may be another than the policy's."""
+    reward: Judge = Judge()
+
+
+def online_stage(
+    config: OnlineConfig,
+    recipe: OnlineRecipe,
+    start: ModelFiles,
+    scoring: Scoring,
+    mesh: Mesh,
+    *,
+    functions: Callable[[int], Functions],
+    from_scorer: bool = False,
+    ptx_rows: int = 0,
+) -> Stage:
+    """The finetuned model as policy and as reference, on prompts.
+
+    Args:
+      config: of the experiment.
+      recipe: a part of it.
+      start: shape and tokenizer of the finetuned model.
+      scoring: of its completions.
+      mesh: over which the episodes are split.
+      functions: `steps -> Functions`, whose `init` takes the seed, the policy and what a value
+        model starts from.
+      from_scorer: whether that is the reward model; else it is the policy.
+      ptx_rows: pretraining rows per iteration.
+
+    Raises:
+      UserError: if the completions leave no room for a prompt, or the devices cannot offload.
+    """
+    model, tokenizer = start
+    room = model.context_length - recipe.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"--ppo.max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the "
+            f"model's context of {model.context_length} tokens; lower it"
+        )
+    if recipe.offload_frozen:
+        check_offload(mesh)
+    prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, longest=room)
+    prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
+    train = resolve_steps(recipe.train, len(prompts.rows_B), recipe.episodes)
+    ptx_at = _pretraining_batches(config, start, ptx_rows, mesh)
+    given = scoring.reward.params if isinstance(scoring.reward, DeviceReward) else ()
+    updates = recipe.passes.updates
+
+    def load(mesh: Mesh) -> Parameters:
+        policy = load_params(config.init_from, mesh)
+        scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
+        frozen = {"reference": policy, "reward": scorer}
+        if recipe.offload_frozen:
+            frozen = to_host(frozen)
+        return Parameters((policy, scorer if from_scorer else policy), frozen)
+
+    policy = param_shapes(model)
+    scorer = scorer_shapes(scoring.scorer) if scoring.scorer else jax.eval_shape(lambda: given)
+    return Stage(
+        model=model,
+        tokenizer=tokenizer,
+        train=train,
+        functions=functions(train.steps),
+        load=load,
+        shapes=Parameters(
+            (policy, scorer if from_scorer else policy), {"reference": policy, "reward": scorer}
+        ),
+        batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
+        row_numbers=prompts_at.numbers,
+        learning_rate=lambda step: rate_at(
+            recipe.optimizer, train.steps * updates, recipe.optimizer.learning_rate, step * updates
+        ),
+        derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
+        headline=("objective/scores", "objective/kl"),
+    )
+
+
+def _pretraining_batches(config: OnlineConfig, start: ModelFiles, rows: int, mesh: Mesh):
+    """`batch_at(step)` of so many packed documents, or of None where they are not mixed in."""
+    if not rows:
+        return lambda step: None
+    documents = config.data.read("text", "train")
+    packed = pack_documents(documents, start.tokenizer, start.model.context_length)
+    return make_batch_at(packed, rows, config.seed, share(mesh))

@@ -1,0 +1,66 @@
+"""`inputs.json`: what a run folder was made from, so that it is noticed when that has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from gpt_jax import files
+from gpt_jax.errors import UserError
+from gpt_jax.parallel import distributed
+from gpt_jax.train.checkpoint import newest_checkpoint
+from gpt_jax.train.command import Common
+
+FOLDERS = ("init_from", "reward_from")  # the fields that name an earlier stage's folder
+
+
+def fingerprint(folder: str | Path) -> str:
+    """A number for the model that a stage's folder holds: its shape, tokenizer and parameters.
+
+    Raises:
+      UserError: if it holds none.
+    """
+    folder = Path(folder)
+    sums = sorted(p for p in (newest_checkpoint(folder) / "checksums").rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for path in (folder / "model.json", folder / "tokenizer.json", *sums):
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:16]
+
+
+def inputs_of(config: Common) -> dict[str, str]:
+    """{what: fingerprint} of the data and of the earlier stages that a run is made from."""
+    found = {f"data.{name}": number for name, number in config.data.fingerprints().items()}
+    for field in FOLDERS:
+        folder = getattr(config, field, None)
+        if folder is not None and (Path(folder) / "checkpoints").is_dir():
+            found[f"{field} {folder}"] = fingerprint(folder)
+    return found
+
+
+def record_inputs(folder: Path, config: Common) -> None:
+    """Writes `inputs.json`, or checks that the folder was made from the very same inputs.
+
+    Raises:
+      UserError: naming the first that has changed.
+    """
+    path = folder / "inputs.json"
+
+    def write_or_compare() -> None:
+        fresh = inputs_of(config)
+        if not path.is_file():
+            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
+            return
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: it is damaged ({error}); choose another --run-dir") from error
+        for name, number in fresh.items():
+            if old.get(name, number) != number:
+                raise UserError(
+                    f"{folder} was made from another state of {name}, which has changed since; "
+                    "choose another --run-dir, or remove this folder to make it anew"
+                )
+
+    distributed.on_main(write_or_compare)
