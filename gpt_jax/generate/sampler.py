@@ -188,3 +188,31 @@ def _sample(
         token_B = jax.vmap(jax.random.categorical)(keys_B, filter_logprobs(logp_BV, *filters))
     logprob_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
     return token_B.astype(jnp.int32), logprob_B
+
+
+def most_likely(
+    config: ModelConfig,
+    params: Params,
+    rollout: Rollout,
+    *,
+    count: int,
+    temperature: float,
+    pad_id: int,
+    vocab_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The `count` most likely tokens at every place of a completion, and their log-probabilities.
+
+    Returns:
+      ids_BCK int32 and logprobs_BCK float32, the most likely first.
+    """
+    hidden_BTD, _ = forward(config, params, rollout.tokens_BT)
+    c = rollout.completion_BC.ids.shape[1]
+    hidden_CBD = hidden_BTD[:, -c - 1 : -1].swapaxes(0, 1)
+
+    def at(hidden_BD):
+        logits_BV = allowed(last_logits(config, params, hidden_BD), pad_id, vocab_size)
+        logp_BV = jax.nn.log_softmax(logits_BV / (temperature or 1.0), axis=-1)
+        return jax.lax.top_k(logp_BV, count)
+
+    logprobs_CBK, ids_CBK = jax.lax.map(at, hidden_CBD)
+    return ids_CBK.swapaxes(0, 1).astype(jnp.int32), logprobs_CBK.swapaxes(0, 1)
