@@ -2,8 +2,8 @@
 
     python -m experiments.confidence_penalty --init-from runs/pretrain/default --beta 0.1
 
-The loss is the usual one minus beta times the entropy of every prediction, so the model is paid
-for staying unsure. Everything else is `experiments.sft`. Compare the two runs' `report.html`.
+The objective is the usual loss minus beta times the entropy of every prediction, so the model is
+paid for staying unsure. Everything else is `experiments.sft`. Compare the two runs' `report.html`.
 """
 
 import dataclasses
@@ -23,7 +23,9 @@ class Config(sft.Config):
 
 def penalised_loss(model, learned, batch, key=None, frozen=None, *, beta: float):
     logprobs_BT, entropy_BT, weights_BT = next_tokens(model, learned, batch, key)
-    return weighted_nll(logprobs_BT + beta * entropy_BT, weights_BT)
+    nll, count, metrics = weighted_nll(logprobs_BT, weights_BT)
+    total = nll - beta * (weights_BT * entropy_BT).sum()
+    return total, count, metrics | {"objective": (total, count)}
 
 
 def main(config: Config) -> None:

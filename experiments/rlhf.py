@@ -16,6 +16,7 @@ Expected (tiny, microworld): gold score base < SFT < PPO; see the README for the
 import dataclasses
 import json
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ from gpt_jax.data import baselines
 from gpt_jax.data.batches import pad_prompts
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
+from gpt_jax.data.sources import MICROWORLD
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers as evaluation
-from gpt_jax.evaluate.answers import Answers, mean_interval, ranking_accuracies, win_rate
+from gpt_jax.evaluate.answers import Answers, ranking_accuracies
+from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
-from gpt_jax.report import results_table, write_report, write_samples
+from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text import chat
@@ -145,12 +148,13 @@ def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> di
 
 
 def publish(folder: Path, results: dict) -> None:
-    """Writes `results.json`, the samples and the report, and prints the table."""
+    """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
     results["seconds"] = json.loads((folder / "seconds.json").read_text())
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
     rich.print(results_table(results))
+    print(run_verdict(results))
     print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
 
 
@@ -182,7 +186,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
     documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
 
-    def answers(name: str, params: dict, prompts) -> list[Answers]:
+    def answers(name: str, params: dict, prompts, count: int) -> list[Answers]:
         return [
             evaluation.sample(
                 model,
@@ -195,19 +199,20 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
                 mesh=mesh,
                 purpose=f"evaluate/{name}/{i}",
             )
-            for i in range(config.evaluate.answers)
+            for i in range(count)
         ]
 
     n = config.evaluate.answers
-    sft_answers = answers("SFT", sft_params, chats)
-    base_answers = answers("base", base_params, documents)
+    # One more, so that best-of-n meets answers that it was not chosen from.
+    sft_answers = answers("SFT", sft_params, chats, n + 1)
+    base_answers = answers("base", base_params, documents, n)
     by_model = {
         "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
         "SFT": sft_answers,
-        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer, mesh)],
-        "PPO": answers("PPO", ppo_params, chats),
+        f"best-of-{n}": [evaluation.best_of(sft_answers[:n], preference, tokenizer, mesh)],
+        "PPO": answers("PPO", ppo_params, chats, n),
     }
-    # (answers, prompts) each; intervals are over prompts, so the answers to one are averaged first.
+    # (answers, prompts) each; the answers to one prompt are averaged before anything is resampled.
     rewards = {
         name: np.array([evaluation.score(a, preference, mesh) for a in group])
         for name, group in by_model.items()
@@ -215,7 +220,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     gold = config.data.has_gold and {
         name: np.array([gold_scores(rows, a) for a in group]) for name, group in by_model.items()
     }
-    scores = gold or rewards
+    scores, clusters = gold or rewards, topics(rows, config.data.has_gold)
 
     def spread(params: dict, group: list[Answers]) -> dict[str, float]:
         return evaluation.divergence(model, params, sft_params, group[0], temperature, mesh)
@@ -226,12 +231,25 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
         "PPO": spread(ppo_params, by_model["PPO"]),
     }
+
+    def against_sft(name: str) -> dict:
+        """The difference of a model's scores from SFT's, prompt by prompt, and who wins."""
+        ours, theirs, meets = scores[name], scores["SFT"], True
+        if name == "SFT":
+            return {"win_rate_vs_sft": None}
+        found = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
+        if name == f"best-of-{n}":
+            ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
+            meets = np.eye(n + 1)[:, :, None]
+        found |= win_rate(ours, theirs, clusters, meets_ABN=meets)._asdict()
+        return {f"{key}_vs_sft": value for key, value in found.items()}
+
     models = [
         {
             "name": name,
-            "gold": mean_interval(gold[name].mean(0)) if gold else None,
-            "reward": mean_interval(rewards[name].mean(0)),
-            "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
+            "gold": mean_interval(gold[name].mean(0), clusters) if gold else None,
+            "reward": mean_interval(rewards[name].mean(0), clusters),
+            **against_sft(name),
             "correct": correctness(rows, group) if gold else None,
             "kl_from_sft": divergences.get(name, {}).get("kl"),
             "length": float(np.mean([a.lengths.mean() for a in group])),
@@ -257,6 +275,15 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     }
 
 
+def topics(rows: list[dict], in_microworld: bool) -> list[Hashable]:
+    """What each prompt is about: prompts on one fact, or with one opening, are not independent."""
+    if in_microworld:
+        return [make_world().question(row["prompt"][-1]["content"]).about for row in rows]
+    return [
+        next(turn["content"] for turn in row["prompt"] if turn["role"] == "user") for row in rows
+    ]
+
+
 def gold_scores(rows: list[dict], answers: Answers) -> np.ndarray:
     """The gold score of every answer, float64 (prompts,)."""
     return np.array(
@@ -278,15 +305,17 @@ def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
     train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
-    correct = ranking_accuracies(
+    correct_P, rows_P = ranking_accuracies(
         model,
         load_params(folder / "reward", mesh),
         pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
         mesh,
     )
+    in_microworld = (config.data.test_comparisons or config.data.comparisons) == MICROWORLD
+    clusters = topics(test, in_microworld)
     return {
-        "accuracy": mean_interval(correct),
-        "pairs": len(correct),
+        "accuracy": mean_interval(correct_P, [clusters[row] for row in rows_P]),
+        "pairs": len(correct_P),
         "longer_answer_baseline": baselines.longer_answer(test),
         "bag_of_words_baseline": baselines.bag_of_words(train, test),
     }

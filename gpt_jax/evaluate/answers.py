@@ -1,4 +1,4 @@
-"""Comparing policies on held-out prompts: sampling, best-of-n, KL, intervals."""
+"""Comparing policies on held-out prompts: sampling, best-of-n, KL."""
 
 from __future__ import annotations
 
@@ -146,8 +146,12 @@ def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
 
 def ranking_accuracies(
     model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
-) -> np.ndarray:
-    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, and the row that it is of.
+
+    Returns:
+      float64 and int, (pairs,) each.
+    """
     batch_size += -batch_size % rules.shards(mesh, "batch")
     rows = pad_rows(rows, batch_size)
     scores_of = jax.jit(functools.partial(score_comparisons, model))
@@ -157,7 +161,7 @@ def ranking_accuracies(
     n, i, j = np.nonzero(
         (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
     )
-    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5
+    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
 def _batches(bundle, mesh: Mesh):
@@ -171,23 +175,3 @@ def _batches(bundle, mesh: Mesh):
 
 def _join(parts, n: int):
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *distributed.fetch(parts))
-
-
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """[mean, low, high] with a 95% percentile bootstrap interval over prompts (Efron 1979)."""
-    values = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return [float(values.mean()), float(low), float(high)]
-
-
-def win_rate(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
-    """[mean, low, high] of the share of answers of `ours` that beat one of `theirs` to the same
-    prompt; a tie is half.
-
-    Args:
-      ours, theirs: scores (answers, prompts); every answer meets every other of its prompt.
-    """
-    ours, theirs = np.asarray(ours)[:, None], np.asarray(theirs)[None]
-    wins = (ours > theirs) + 0.5 * (ours == theirs)
-    return mean_interval(wins.mean((0, 1)))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import chex
 import jax
@@ -43,8 +44,24 @@ def test_everything_is_written(run):
         assert 0 <= low <= mean <= high <= 1
     sft_row = results["models"][1]
     assert sft_row["win_rate_vs_sft"] is None
+    for model in results["models"]:
+        if model is not sft_row:
+            wins, ties, losses = (model[f"{name}_vs_sft"] for name in ("wins", "ties", "losses"))
+            assert wins + ties + losses == pytest.approx(1)
+            assert model["win_rate_vs_sft"][0] == pytest.approx(wins + ties / 2)
+            difference = model["gold"][0] - sft_row["gold"][0]
+            assert model["difference_vs_sft"][0] == pytest.approx(difference, abs=1e-9)
     assert sft_row["kl_from_sft"] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
+
+
+def test_what_prompts_are_about_is_what_intervals_resample():
+    """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
+    rows = rlhf.presets["tiny"]().data.read("prompts", "test")[:560]
+    assert 100 < len(set(rlhf.topics(rows, True))) < 200
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    assert rlhf.topics([{"prompt": talk}, {"prompt": more}], False) == ["Hi", "Hi"]
 
 
 def test_ppo_metrics_have_the_names_people_know(run):
@@ -106,7 +123,7 @@ def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
 def test_the_readme_example_swaps_the_loss(run, tmp_path):
     folder, _ = run
     smoke = confidence_penalty.presets["smoke"]()
-    losses = {}
+    rows = {}
     for beta in (0.0, 1.0):
         config = confidence_penalty.Config(
             preset="smoke",
@@ -117,8 +134,12 @@ def test_the_readme_example_swaps_the_loss(run, tmp_path):
             sft=smoke.sft,
         )
         confidence_penalty.main(config)
-        losses[beta] = read_metrics(tmp_path / str(beta))[0]["loss"]
-    assert losses[1.0] < losses[0.0]
+        rows[beta] = read_metrics(tmp_path / str(beta))[0]
+    assert rows[1.0]["objective"] < rows[0.0]["objective"]
+    # The loss stays the likelihood's, whatever is minimised, and so does the perplexity.
+    assert rows[1.0]["loss"] == pytest.approx(rows[0.0]["loss"], rel=1e-5)
+    assert rows[0.0]["objective"] == pytest.approx(rows[0.0]["loss"], rel=1e-6)
+    assert rows[1.0]["perplexity"] == pytest.approx(math.exp(rows[1.0]["loss"]))
 
 
 def test_real_files_take_the_same_path(shared_data, tmp_path):
