@@ -11,7 +11,7 @@ FLOORS = [
     {"train", "rl", "evaluate", "chat"},
     {"losses", "generate"},
     {"models"},
-    {"parallel", "kernels", "data", "text"},
+    {"parallel", "kernels", "tasks", "data", "text"},
     {"report"},
     {"errors", "files", "keys", "metrics", "ranges", "readable"},
 ]
