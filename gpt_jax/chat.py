@@ -103,8 +103,6 @@ def converse(assistant: Assistant, lines: Iterable[str]) -> Iterable[str]:
 
 def typed_lines() -> Iterable[str]:
     """What is typed, or piped in, line by line."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a wrong byte is a wrong letter, no more
     if sys.stdin.isatty():
         import readline  # noqa: F401  (gives input() editing and history)
     while True:
@@ -134,6 +132,10 @@ def main(
         max_new_tokens: the longest answer; by default half the context, 256 at most.
         seed: of the sampling; the same lines get the same answers.
     """
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            # A byte that is no letter, or a letter that the terminal lacks, is a wrong letter.
+            stream.reconfigure(errors="replace")
     try:
         assistant = load(run_folder, stage, temperature, max_new_tokens, seed)
         print(HELP)

@@ -205,9 +205,13 @@ def test_a_folder_that_does_not_say_its_stage_is_a_sentence(run_folder, tmp_path
             open_run(tmp_path)
 
 
-def test_a_wrong_byte_is_a_wrong_letter(assistant, monkeypatch, capsys):
+def test_a_wrong_byte_is_a_wrong_letter_and_so_is_one_that_cannot_be_shown(assistant, monkeypatch):
     """Break it: leave out `reconfigure`."""
     typed = io.TextIOWrapper(io.BytesIO(b"hello \xff\n"), encoding="utf-8")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(chat, "answer", lambda _, messages, seed: messages[-1]["content"])
+    monkeypatch.setattr(sys, "stdout", shown)
     _run(monkeypatch, assistant, typed)
-    out = capsys.readouterr().out
-    assert "ppo> " in out and out.endswith("Goodbye.\n")
+    shown.flush()
+    lines = shown.buffer.getvalue().decode("ascii").splitlines()
+    assert lines[1:] == ["ppo> hello ?", "Goodbye."]
