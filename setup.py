@@ -12,8 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*"]),
-    package_data={"gpt_jax.parallel": ["chip_descriptions/*.txtpb"]},
+    packages=find_packages(
+        include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*", "tools", "tools.*"]
+    ),
+    package_data={"gpt_jax.plan": ["chip_descriptions/*.txtpb"]},
     install_requires=[
         "array-record>=0.5",
         "chex>=0.1.90",

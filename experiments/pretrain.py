@@ -23,9 +23,8 @@ from gpt_jax.models.transformer import init
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
-from gpt_jax.train.loop import language_metrics
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.step import LossFn
@@ -59,22 +58,19 @@ def first(model: ModelConfig) -> Callable[..., dict]:
 def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: a model from nothing, on packed documents."""
     recipe, model = config.pretrain, config.pretrain.model
-    rows, held_out = (
+    train, test = (
         pack_documents(config.data.read("text", split), tokenizer, model.context_length)
         for split in ("train", "test")
     )
-    flops = recipe.train.batch_size * training_flops(model, model.context_length)
-    return gradient_stage(
+    return language_stage(
         recipe,
-        rows,
-        held_out,
-        seed=config.seed,
-        mesh=mesh,
+        (train, test),
         model=model,
+        mesh=mesh,
+        seed=config.seed,
         tokenizer=tokenizer,
         first=first(model),
         loss=loss,
-        derive=language_metrics(flops, mesh),
     )
 
 

@@ -26,6 +26,7 @@ from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.models.transformer import init, param_shapes
+from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
 from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train import command
@@ -37,6 +38,8 @@ from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
+
+COST = Cost(ranks=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

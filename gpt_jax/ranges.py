@@ -50,8 +50,8 @@ class Range:
         return " and ".join(bounds) or "finite"
 
 
-Positive = Annotated[int, Range(1)]
-NonNegative = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1, 2**31 - 1)]
+NonNegative = Annotated[int, Range(0, 2**31 - 1)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
 PositiveFloat = Annotated[float, Range(0.0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0.0)]

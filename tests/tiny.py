@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from gpt_jax.data.batches import Batch, Comparisons, pad_prompts
+from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, put
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
+from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
 
@@ -21,21 +22,33 @@ def random_rows(rng, n, low=4, high=20):
 
 def padded(rows, length, weights=True) -> Batch:
     """One example per row, right-padded."""
-    shape = (len(rows), length)
-    tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
-    weight = np.zeros(shape, np.float32)
+    tokens = empty_tokens((len(rows), length), 0)
+    weight = np.zeros((len(rows), length), np.float32)
     for b, row in enumerate(rows):
-        n = len(row)
-        tokens[b, :n], positions[b, :n], segments[b, :n] = row, np.arange(n), 1
-        weight[b, 1:n] = float(weights)
-    return Batch(tokens, positions, segments, weight)
+        put(tokens, np.s_[b, : len(row)], row)
+        weight[b, 1 : len(row)] = float(weights)
+    return Batch(tokens, weight)
 
 
 def comparisons(rng, n, k, length) -> Comparisons:
+    """Completions without a prompt; all but their first token has weight 1."""
     parts = [padded(random_rows(rng, k), length) for _ in range(n)]
     ranks = np.stack([rng.permutation(k) for _ in range(n)]).astype(np.int32)
-    return Comparisons(*(np.stack([p[i] for p in parts]) for i in range(3)), ranks)
+    return Comparisons(*jax.tree.map(lambda *xs: np.stack(xs), *parts), ranks)
 
 
 def prompts(rng, n, length=12):
     return pad_prompts(random_rows(rng, n, 3, 10), length, 0)
+
+
+def stage(functions: Functions, train: LoopConfig, batch_at, **fields) -> Stage:
+    """A stage for `fit` and `run_stage`, of the tiny model."""
+    defaults = dict(row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0)
+    return Stage(
+        model=MODEL,
+        tokenizer=None,
+        train=train,
+        functions=functions,
+        batch_at=batch_at,
+        **(defaults | fields),
+    )

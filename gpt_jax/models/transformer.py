@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.data.batches import Tokens
+from gpt_jax.kernels.attention.over_mesh import attention
+from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.parallel.attention import attention, decode_attention
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
 

@@ -21,9 +21,9 @@ import tyro
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
-from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
+from gpt_jax.train.host import keep_freed_memory
 
 Config = TypeVar("Config")
 
@@ -130,10 +130,10 @@ def parse(
     return tyro.cli(type(default), default=default, args=arguments, description=description)
 
 
-def invocation(experiment: str) -> str:
+def invocation(name: str, package: str = "experiments") -> str:
     """The command that started this program; from a notebook, just the experiment's name."""
-    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == experiment else []
-    return shlex.join(["python", "-m", f"experiments.{experiment}", *arguments])
+    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == name else []
+    return shlex.join(["python", "-m", f"{package}.{name}", *arguments])
 
 
 def set_up_compiler(config: Common) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from gpt_jax.train.command import Common
 from gpt_jax.train.loop import fit
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.stage import Stage
+from gpt_jax.train.step import Step
 
 
 def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
@@ -30,9 +33,15 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
         state = states.abstract(stage.functions.init, np.uint32(seed), *origin, mesh=mesh)
         rules.shardings(frozen, mesh)
         batch = pipeline.shapes(stage.batch_at(0), mesh)
-        jax.eval_shape(stage.functions.step, state, batch, frozen)
+        step_shapes(stage.functions.step, state, batch, frozen)
         if stage.evaluate:
             stage.evaluate.look(state, frozen)
+
+
+def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, Any]:
+    """(state, metrics) after a step, as shapes; a step that is no single program says how."""
+    shapes = getattr(step, "shapes", None) or functools.partial(jax.eval_shape, step)
+    return shapes(state, batch, frozen)
 
 
 def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:

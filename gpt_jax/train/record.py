@@ -11,14 +11,12 @@ from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 
+# Where a run is started, which is not written down: a folder may be moved, and a replay changes
+# nothing.
+WHERE = {"run_dir", "coordinator", "processes", "process_id", "replay"}
 # How a run is made, not what comes out: these may differ from one start to the next. They are
 # matched by the last name of a setting, or by a name with all that is below it.
-HOW = {
-    "run_dir",
-    "coordinator",
-    "processes",
-    "process_id",
-    "replay",
+HOW = WHERE | {
     "tensorboard",
     "wandb",
     "mesh",
@@ -66,7 +64,8 @@ def record_config(folder: Path, name: str, config: Any) -> None:
 
 
 def _settings(name: str, config: Any) -> dict:
-    return {"stage": name} | dataclasses.asdict(config)
+    settings = dataclasses.asdict(config)
+    return {"stage": name} | {k: v for k, v in settings.items() if k not in WHERE}
 
 
 def _read(path: Path) -> dict | None:

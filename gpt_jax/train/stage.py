@@ -74,7 +74,7 @@ class Parameters(NamedTuple):
     """
 
     origin: tuple = ()
-    frozen: dict = {}  # noqa: RUF012  (never written to)
+    frozen: dict = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

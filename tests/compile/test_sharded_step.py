@@ -6,13 +6,14 @@ import re
 import jax
 import pytest
 
-from gpt_jax.data.batches import Batch, Prompts
+from gpt_jax.data.batches import Batch, Prompts, Tokens
 from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.transformer import init
-from gpt_jax.parallel import rules, targets
+from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.plan import targets
 from gpt_jax.train import state as states
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState
@@ -27,14 +28,18 @@ def compiled_step(mesh, machine="v5e:2x2", remat="none", optimizer=OptimizerConf
     optimizer = make_optimizer(optimizer, 10)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mesh = make_mesh(mesh, targets.devices(machine))
-    shapes = Batch(*[jax.ShapeDtypeStruct((B, T), x) for x in ("int32",) * 3 + ("float32",)])
-    batch = shaped(shapes, mesh)
-    train_step = make_train_step(functools.partial(lm_loss, model), optimizer, **step)
+    weights_BT = jax.ShapeDtypeStruct((B, T), "float32")
+    batch = shaped(Batch(token_shapes(B, T), weights_BT), mesh)
+    train_step = make_train_step(model, lm_loss, optimizer, **step)
     with jax.set_mesh(mesh):
         state = states.abstract(
             lambda key: TrainState.create(init(model, key), optimizer), key, mesh=mesh
         )
-        return train_step.lower(state, batch).compile()
+        return train_step.lower(state, batch, {}).compile()
+
+
+def token_shapes(*shape):
+    return Tokens(*[jax.ShapeDtypeStruct(shape, "int32")] * 3)
 
 
 def shaped(batch, mesh):
@@ -85,7 +90,7 @@ def test_decoding_gathers_no_weights():
     the layout of training in `residual_axes`."""
     model = ModelConfig(256, 256, width=D, layers=L, heads=2, dtype="bfloat16")
     mesh = make_mesh(MeshConfig(data=1, fsdp=4), targets.devices("v5e:2x2"))
-    prompts = shaped(Prompts(*[jax.ShapeDtypeStruct((8, 64), "int32")] * 3), mesh)
+    prompts = shaped(Prompts(token_shapes(8, 64), jax.ShapeDtypeStruct((8,), "int32")), mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     sample = functools.partial(generate, model, max_new_tokens=32, stop_id=1, pad_id=0)
     with jax.set_mesh(mesh):

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from collections import Counter
 
 import chex
 import jax
@@ -20,14 +21,50 @@ from gpt_jax.train.checkpoint import load_model, load_params
 ONE = MeshConfig(data=1)
 
 
+COMPILED = Counter()  # by name, while the fixture `run` runs
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished smoke run of the whole recipe, and its results."""
+
+    def count(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            COMPILED[about.get("fun_name", "").removeprefix("jit(").removesuffix(")")] += 1
+
     folder = tmp_path_factory.mktemp("rlhf")
     config = command.parse(
         ["--preset=smoke", f"--run-dir={folder}", "--mesh.data=1"], rlhf.presets, ""
     )
-    return folder, rlhf.main(config)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        return folder, rlhf.main(config)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
+# What the smoke recipe compiles, and why so often. (Programs of one number, which the host asks
+# for by the way, are left out.)
+PROGRAMS = {
+    "init": 3,  # pretraining, finetuning and the reward model start from different things
+    "train_step": 3,  # ... and have different losses, or lengths of the schedule
+    "init_state": 1,  # PPO
+    "whole": 1,  # its iteration
+    "metrics_of": 4,  # held-out: documents, conversations, comparisons; and the calibration
+    "_sums": 8,  # checksums: parameters and the rest, of four states
+    "generate": 2,  # the evaluation's prompts as turns, and as documents
+    "<lambda>": 1,  # its reward scores
+    "_divergence": 1,
+    "score_comparisons": 1,  # the reward model's accuracy
+}
+
+
+def test_every_program_is_compiled_for_a_reason(run):
+    """Break it: make a function anew for every call of `jax.jit`."""
+    large = {name: n for name, n in COMPILED.items() if name in PROGRAMS}
+    small = sum(COMPILED.values()) - sum(large.values())
+    too_often = {name: n for name, n in large.items() if n > PROGRAMS.get(name, 1)}
+    assert not too_often and small < 25, (too_often, COMPILED)
 
 
 def test_everything_is_written(run):

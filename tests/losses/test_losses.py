@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gpt_jax.losses.ppo import policy_loss, value_loss
 
 from gpt_jax.losses.lm import lm_loss, next_tokens, weighted_nll
+from gpt_jax.losses.policy import policy_loss, value_loss
 from gpt_jax.losses.ranking import pairwise_ranking
 from tests import tiny
 

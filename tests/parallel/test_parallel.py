@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gpt_jax.rl.ppo import PPOConfig, PPOInputs, init_ppo_state, make_ppo_iteration
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax.data import pipeline
-from gpt_jax.data.batches import Batch
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
@@ -22,6 +20,8 @@ from gpt_jax.models.presets import PRESETS
 from gpt_jax.models.transformer import init
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
+from gpt_jax.rl.iteration import Inputs, make_iteration
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.train import state as states
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
@@ -155,21 +155,21 @@ def test_an_axis_that_does_not_divide_is_named():
 def test_a_batch_is_laid_out_by_the_letters_of_its_names():
     mesh = make_mesh(MeshConfig(data=2, context=4))
     rows = tiny.comparisons(np.random.default_rng(0), n=4, k=4, length=20)
-    inputs = PPOInputs(tiny.prompts(np.random.default_rng(0), 4, length=12), rows)
+    inputs = Inputs(tiny.prompts(np.random.default_rng(0), 4, length=12), rows)
     placed = pipeline.place(inputs, mesh)
-    assert placed.ptx.tokens_BKT.addressable_shards[0].data.shape == (2, 4, 5)
+    assert placed.ptx.tokens_BKT.ids.addressable_shards[0].data.shape == (2, 4, 5)
     assert placed.ptx.ranks_BK.addressable_shards[0].data.shape == (2, 4)
-    assert placed.prompts.tokens_BP.addressable_shards[0].data.shape == (2, 12)
+    assert placed.prompts.tokens_BP.ids.addressable_shards[0].data.shape == (2, 12)
     odd = pipeline.place(tiny.padded([[7] * 9] * 4, 9), mesh)
-    assert odd.tokens_BT.addressable_shards[0].data.shape == (2, 9)
+    assert odd.tokens_BT.ids.addressable_shards[0].data.shape == (2, 9)
 
 
 def packed(rng, n, length):
     """Rows of several examples each, and some padding."""
     parts = [tiny.padded(tiny.random_rows(rng, n, 2, 12), 12) for _ in range(length // 12)]
-    segments = np.concatenate([p.segment_ids_BT * (i + 1) for i, p in enumerate(parts)], 1)
-    whole = [np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)]
-    return Batch(*whole)._replace(segment_ids_BT=segments)
+    for i, part in enumerate(parts):
+        part.tokens_BT.segment_ids[...] *= i + 1
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=1), *parts)
 
 
 ADAM = OptimizerConfig(learning_rate=1e-2)
@@ -180,9 +180,7 @@ def train(mesh, steps=20, accumulate=1, batch=8, model=tiny.MODEL, optimizer=ADA
     optimizer = make_optimizer(optimizer, steps)
     rows = packed(np.random.default_rng(0), 32, 24)
     batch_at = pipeline.make_batch_at(rows, batch, seed=0)
-    step = make_train_step(
-        functools.partial(lm_loss, model), optimizer, seed=0, accumulate=accumulate
-    )
+    step = make_train_step(model, lm_loss, optimizer, accumulate)
     curve = []
     with jax.set_mesh(mesh):
         state = states.create(
@@ -191,7 +189,7 @@ def train(mesh, steps=20, accumulate=1, batch=8, model=tiny.MODEL, optimizer=ADA
             mesh=mesh,
         )
         for i in range(steps):
-            state, metrics = step(state, pipeline.place(batch_at(i), mesh))
+            state, metrics = step(state, pipeline.place(batch_at(i), mesh), {})
             curve.append(mean(jax.device_get(metrics))["loss"])
     return np.array(curve), jax.device_get(state.params), state
 
@@ -256,18 +254,18 @@ def test_ppo_on_a_mesh():
             scorer = states.create(
                 lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)), mesh=mesh
             )
+            model = ActorCritic(tiny.MODEL, tiny.MODEL)
             state = states.create(
-                functools.partial(init_ppo_state, config, tiny.MODEL, optimizer),
-                *(policy, scorer, jax.random.key(0)),
+                functools.partial(init_state, config, model, optimizer),
+                *(np.uint32(0), policy, scorer),
                 mesh=mesh,
             )
             reward = model_reward(tiny.MODEL, scorer)
-            iteration = make_ppo_iteration(
-                config, tiny.MODEL, optimizer, reward=reward, reference=policy, seed=0
-            )
+            iteration = make_iteration(ppo(config, model), optimizer, reward)
             prompts = pipeline.place(tiny.prompts(np.random.default_rng(0), 8), mesh)
             for _ in range(2):
-                state, metrics = iteration(state, PPOInputs(prompts, None))
+                frozen = {"reference": policy, "reward": scorer}
+                state, metrics = iteration(state, Inputs(prompts), frozen)
             return mean(jax.device_get(metrics))
 
     one = metrics_of(make_mesh(MeshConfig(data=1)))

@@ -7,23 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from gpt_jax import keys
-from gpt_jax.data.batches import pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate
 from gpt_jax.metrics import mean
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.rl import ppo
-from gpt_jax.rl.rewards import model_reward, split_rows, text_reward
-from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.rl import actor_critic
+from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, ppo, ppo_loss
+from gpt_jax.rl.iteration import Inputs, collect, final_scores, learn, make_iteration
+from gpt_jax.rl.rewards import DeviceReward, HostReward, model_reward
+from gpt_jax.rl.rollout import completion_values
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
+from gpt_jax.train.state import TrainState
 from tests import tiny
 
-CONFIG = ppo.PPOConfig(
-    episodes=8, epochs=2, minibatches=2, max_new_tokens=10, missing_stop_score=None
-)
+CONFIG = PPOConfig(episodes=8, epochs=2, minibatches=2, max_new_tokens=10, missing_stop_score=None)
+MODEL = ActorCritic(tiny.MODEL, tiny.MODEL)
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5), 100)
 
 
@@ -54,15 +54,20 @@ def prompts_of(n=8, width=12):
     return tiny.prompts(np.random.default_rng(0), n, width)
 
 
+def unmoved(policy, scorer, kl_coef=0.05):
+    """A state that is only prepared from."""
+    params, extras = {"policy": policy, "value": scorer}, {"kl_coef": jnp.float32(kl_coef)}
+    return TrainState(jnp.int32(0), params, None, jnp.uint32(0), extras)
+
+
 def prepared(policy, scorer, config=CONFIG, prompts=None, reference=None):
     prompts = prompts_of() if prompts is None else prompts
     rollout = rollout_of(policy, prompts, config)
     scores = model_reward(tiny.MODEL, scorer)(rollout)
-    params = {"policy": policy, "value": scorer}
-    experience, metrics = ppo.prepare(
-        config, tiny.MODEL, params, reference or policy, jnp.float32(0.05), rollout, scores
-    )
-    return params, experience, metrics
+    state = unmoved(policy, scorer)
+    frozen = {"reference": reference or policy}
+    experience, metrics = actor_critic.prepare(config, MODEL, state, frozen, rollout, scores)
+    return state.params, experience, metrics
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -70,7 +75,7 @@ def test_the_first_minibatch_is_on_policy(policy, scorer, temperature):
     """Invariant 3. Break the temperature of any of the three `completion_logprobs` calls."""
     config = dataclasses.replace(CONFIG, temperature=temperature)
     params, experience, metrics = prepared(policy, scorer, config)
-    _, _, first = ppo.ppo_loss(config, tiny.MODEL, params, experience, None)
+    _, _, first = ppo_loss(config, MODEL, params, (experience, None))
     first, start = mean(first), mean(metrics)
     assert first["val/ratio"] == pytest.approx(1, abs=1e-6)
     assert first["policy/approxkl_avg"] == pytest.approx(0, abs=1e-10)
@@ -98,79 +103,76 @@ def test_scores_reach_the_update_as_float32(policy, scorer):
     config = dataclasses.replace(CONFIG, lam=1.0)
     rollout = rollout_of(policy, prompts_of())
     scores = jnp.linspace(-0.7, 0.7, 8)
-    params = {"policy": policy, "value": scorer}
-    experience, _ = ppo.prepare(
-        config, tiny.MODEL, params, policy, jnp.float32(0.05), rollout, scores
-    )
+    state, frozen = unmoved(policy, scorer), {"reference": policy}
+    experience, _ = actor_critic.prepare(config, MODEL, state, frozen, rollout, scores)
     np.testing.assert_allclose(experience.returns_BC[:, 0], scores, atol=1e-5)
     assert experience.returns_BC.dtype == jnp.float32
 
 
-def test_a_completion_without_a_stop_token_scores_minus_one(policy, scorer):
+def test_a_completion_without_a_stop_token_scores_one_less(policy, scorer):
     config = dataclasses.replace(CONFIG, missing_stop_score=-1.0, lam=1.0)
     rollout = rollout_of(policy, prompts_of())._replace(stopped_B=jnp.arange(8) % 2 == 0)
-    params = {"policy": policy, "value": scorer}
-    experience, metrics = ppo.prepare(
-        config, tiny.MODEL, params, policy, jnp.float32(0.0), rollout, jnp.full(8, 0.7)
-    )
-    np.testing.assert_allclose(experience.returns_BC[:, 0], [0.7, -1] * 4, atol=1e-5)
-    assert mean(metrics)["objective/scores"] == pytest.approx(-0.15, abs=1e-6)
+    rollout, scores = final_scores(config, rollout, jnp.full(8, 0.7))
+    state, frozen = unmoved(policy, scorer, 0.0), {"reference": policy}
+    experience, metrics = actor_critic.prepare(config, MODEL, state, frozen, rollout, scores)
+    np.testing.assert_allclose(experience.returns_BC[:, 0], [0.7, -0.3] * 4, atol=1e-5)
+    assert mean(metrics)["objective/scores"] == pytest.approx(0.2, abs=1e-6)
 
 
 def state_of(config, policy, scorer):
-    return ppo.init_ppo_state(config, tiny.MODEL, OPTIMIZER, policy, scorer, jax.random.key(0))
+    value = scorer if config.value_init == "reward" else policy
+    return actor_critic.init_state(config, MODEL, OPTIMIZER, 0, policy, value)
 
 
 def iterate(config, policy, scorer, reward, ptx=None, steps=1):
-    iteration = ppo.make_ppo_iteration(
-        config, tiny.MODEL, OPTIMIZER, reward=reward, reference=policy, seed=0
-    )
+    iteration = make_iteration(ppo(config, MODEL), OPTIMIZER, reward)
+    params = reward.params if isinstance(reward, DeviceReward) else ()
+    frozen = {"reference": policy, "reward": params}
     state, metrics = state_of(config, policy, scorer), None
     for _ in range(steps):
-        state, metrics = iteration(state, ppo.PPOInputs(prompts_of(), ptx))
+        state, metrics = iteration(state, Inputs(prompts_of(), ptx), frozen)
     return state, mean(jax.device_get(metrics))
 
 
 def test_host_and_compiled_rewards_make_the_same_update(policy, scorer):
     """A host reward only splits the program in two."""
     pure = model_reward(tiny.MODEL, scorer)
+    host = HostReward(lambda rollout: np.asarray(pure(rollout)))
     a, metrics_a = iterate(CONFIG, policy, scorer, pure)
-    b, metrics_b = iterate(CONFIG, policy, scorer, lambda rollout: np.asarray(pure(rollout)))
+    b, metrics_b = iterate(CONFIG, policy, scorer, host)
     chex.assert_trees_all_close(a.params, b.params, atol=3e-5)
     assert metrics_a["objective/scores"] == pytest.approx(metrics_b["objective/scores"], abs=1e-5)
 
 
-def test_a_score_that_is_not_finite_skips_the_updates(policy, scorer):
-    """One NaN is in every whitened advantage. Break `update_if_finite`, or leave it out."""
-    scores = np.zeros(CONFIG.episodes, np.float32)
-    scores[3] = np.nan
+def test_an_iteration_without_a_finite_score_skips_the_updates(policy, scorer):
+    """Break `update_if_finite`, or leave it out."""
+    scores = np.full(CONFIG.episodes, np.nan)
     before = state_of(CONFIG, policy, scorer)
-    after, metrics = iterate(CONFIG, policy, scorer, lambda rollout: scores)
+    after, metrics = iterate(CONFIG, policy, scorer, HostReward(lambda rollout: scores))
     chex.assert_trees_all_equal(after.params, before.params)
     chex.assert_trees_all_equal(after.opt_state, before.opt_state)
-    assert metrics["skipped"] == 1
+    assert metrics["skipped"] == 1 and metrics["val/dropped_rows"] == CONFIG.episodes
 
 
 def test_ppo_learns_a_rule(policy, scorer):
     """Rewarding one token makes that token frequent: the sign of every term is right."""
 
-    def wants_token_nine(rollout):
-        hits = (rollout.tokens_BT[:, -10:] == 9) * rollout.mask_BC
+    def wants_token_nine(_, rollout):
+        hits = (rollout.completion_BC.ids == 9) * rollout.mask_BC
         return hits.sum(1) / rollout.mask_BC.sum(1)
 
     config = dataclasses.replace(CONFIG, value_init="zero", kl_coef=0.01)
-    _, first = iterate(config, policy, scorer, Partial(wants_token_nine))
-    _, last = iterate(config, policy, scorer, Partial(wants_token_nine), steps=40)
+    _, first = iterate(config, policy, scorer, DeviceReward(wants_token_nine))
+    _, last = iterate(config, policy, scorer, DeviceReward(wants_token_nine), steps=40)
     assert last["objective/scores"] > first["objective/scores"] + 0.3
     assert last["objective/kl"] > 0.1
 
 
 def test_value_model_starts_as_the_reward_model_or_at_zero(policy, scorer):
-    from_reward = ppo.init_ppo_params(CONFIG, tiny.MODEL, policy, scorer, jax.random.key(0))
-    assert from_reward["value"] is scorer
-    config = dataclasses.replace(CONFIG, value_init="zero")
-    from_zero = ppo.init_ppo_params(config, tiny.MODEL, policy, scorer, jax.random.key(0))
-    values = ppo.completion_values(tiny.MODEL, from_zero["value"], rollout_of(policy, prompts_of()))
+    from_reward = state_of(CONFIG, policy, scorer).params
+    chex.assert_trees_all_equal(from_reward["value"], scorer)
+    from_zero = state_of(dataclasses.replace(CONFIG, value_init="zero"), policy, scorer).params
+    values = completion_values(tiny.MODEL, from_zero["value"], rollout_of(policy, prompts_of()))
     assert not np.any(values)
 
 
@@ -178,7 +180,7 @@ def test_ema_follows_the_policy(policy, scorer):
     config = dataclasses.replace(CONFIG, ema_decay=0.9)
     state, _ = iterate(config, policy, scorer, model_reward(tiny.MODEL, scorer))
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, policy, state.params["policy"])
-    chex.assert_trees_all_close(state.params["ema"], expected, atol=1e-6)
+    chex.assert_trees_all_close(state.extras["average"], expected, atol=1e-6)
 
 
 def test_ptx_adds_the_language_model_gradient(policy, scorer):
@@ -200,51 +202,31 @@ def test_the_adaptive_coefficient_moves(policy, scorer):
 
 def test_defaults_are_those_of_the_papers():
     """InstructGPT and the two studies of its implementation details; see PPOConfig."""
-    c = ppo.PPOConfig()
+    c = PPOConfig()
     assert (c.gamma, c.lam, c.clip, c.value_clip, c.value_coef) == (1.0, 0.95, 0.2, 0.2, 0.1)
     assert (c.kl_coef, c.kl_target, c.kl_horizon) == (0.05, 6.0, 10_000.0)
     assert (c.kl_controller, c.missing_stop_score, c.value_init) == ("fixed", -1.0, "reward")
     with pytest.raises(UserError, match="3 minibatches do not divide"):
-        ppo.PPOConfig(minibatches=3)
-
-
-def test_host_rewards_see_text_without_padding():
-    tokenizer = Tokenizer.train(["yes no maybe"] * 9, 270)
-    prompts = pad_prompts([tokenizer.encode("yes"), tokenizer.encode("no no no no")], 6, 0)
-    completion = np.array(
-        [[*tokenizer.encode("no")[:1], 1, 0], tokenizer.encode("maybe yes no")[:3]]
-    )
-    rollout = ppo.Rollout(
-        tokens_BT=np.concatenate([prompts.tokens_BP, completion], 1),
-        positions_BT=None,
-        segment_ids_BT=np.concatenate([prompts.segment_ids_BP, completion > 0], 1),
-        mask_BC=np.array([[1.0, 1, 0], [1, 1, 1]]),
-        logprobs_BC=np.zeros((2, 3)),
-        stopped_B=np.array([True, False]),
-    )
-    seen = []
-    reward = text_reward(lambda ids, text, stopped: seen.append((text, stopped)) or 0.7, tokenizer)
-    np.testing.assert_array_equal(reward(rollout), np.float32([0.7, 0.7]))
-    assert seen[0] == (tokenizer.decode(completion[0, :1]), True) and seen[1][1] is False
-    assert split_rows(rollout)[0][0] == tokenizer.encode("yes")
+        PPOConfig(minibatches=3)
 
 
 def test_every_iteration_draws_anew(policy, scorer):
-    """Invariant 10. Break the step in either `keys.derive` of ppo.py."""
-    collect = jax.jit(lambda step: ppo.collect(CONFIG, tiny.MODEL, 0, policy, step, prompts_of()))
-    first, again, second = (collect(step).tokens_BT for step in (0, 0, 1))
+    """Invariant 10. Break the step in either `keys.derive` of iteration.py."""
+    sample = jax.jit(
+        lambda step: collect(CONFIG, tiny.MODEL, policy, prompts_of(), jnp.uint32(0), step)
+    )
+    first, again, second = (sample(step).completion_BC.ids for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != second)
 
-    rollout, scores = rollout_of(policy, prompts_of()), jnp.linspace(-1.0, 1.0, 8)
+    scored = rollout_of(policy, prompts_of()), jnp.linspace(-1.0, 1.0, 8), None
     start = state_of(CONFIG, policy, scorer)
 
     @jax.jit
     def learned(step):
         state = dataclasses.replace(start, step=step)
-        return ppo.learn(CONFIG, tiny.MODEL, OPTIMIZER, 0, state, policy, rollout, scores, None)[
-            0
-        ].params
+        frozen = {"reference": policy}
+        return learn(ppo(CONFIG, MODEL), OPTIMIZER, state, scored, frozen)[0].params
 
     first, again, second = (learned(step) for step in (0, 0, 1))
     chex.assert_trees_all_equal(first, again)

@@ -45,7 +45,7 @@ def test_updates_are_adams(moments, error):
     state = optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
     for step in range(4):
-        updates, state = update(gradients(step), state)
+        updates, state = update(gradients(step), state, key=jax.random.key(step))
     expected = adam(4, moments == "factored")
     for ours, theirs in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=error, atol=error)
@@ -79,7 +79,10 @@ def test_a_long_memory_still_moves_in_bfloat16():
     gradient = jax.tree.map(lambda p: p + 0.5, params)
     state = jax.jit(
         lambda state: jax.lax.fori_loop(
-            0, 500, lambda _, state: optimizer.update(gradient, state)[1], state
+            0,
+            500,
+            lambda i, state: optimizer.update(gradient, state, key=jax.random.key(i))[1],
+            state,
         )
     )(state)
     expected = 0.25 + 0.75 * 0.999**500

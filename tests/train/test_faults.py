@@ -21,10 +21,11 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints, checksums, load_params
-from gpt_jax.train.finite import update_if_finite
-from gpt_jax.train.loop import TrainConfig, fit
+from gpt_jax.train.finite import Learner, update_if_finite
+from gpt_jax.train.loop import fit
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.run import Run
+from gpt_jax.train.stage import Functions, TrainConfig
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import make_train_step
 from tests import tiny
@@ -44,7 +45,7 @@ def create(key):
 
 @functools.cache  # one program for all tests
 def train_step():
-    return make_train_step(functools.partial(lm_loss, tiny.MODEL), OPTIMIZER)
+    return make_train_step(tiny.MODEL, lm_loss, OPTIMIZER)
 
 
 def train(folder, bad_steps=(), steps=8, replay=None):
@@ -59,10 +60,13 @@ def train(folder, bad_steps=(), steps=8, replay=None):
 
     with Run("test", Config(run_dir=str(folder), replay=replay)) as run:
         state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
-        config = TrainConfig(steps=steps, log_every=100, checkpoint_every=2, most_skipped=3)
-        return fit(
-            run, state, train_step(), spoiled, config, mesh=mesh, row_numbers=batch_at.numbers
+        stage = tiny.stage(
+            Functions(create, train_step()),
+            TrainConfig(steps=steps, log_every=100, checkpoint_every=2, most_skipped=3),
+            spoiled,
+            row_numbers=batch_at.numbers,
         )
+        return fit(run, stage, state, {}, mesh)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
@@ -72,7 +76,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
         before = jax.device_get(state)
         batch = tiny.padded(tiny.random_rows(np.random.default_rng(0), 4), 20)
         bad = batch._replace(weights_BT=batch.weights_BT * np.inf)
-        state, metrics = train_step()(state, pipeline.place(bad, make_mesh(MESH)))
+        state, metrics = train_step()(state, pipeline.place(bad, make_mesh(MESH)), {})
     chex.assert_trees_all_equal(state.params, before.params)
     chex.assert_trees_all_equal(state.opt_state, before.opt_state)
     assert int(state.step) == 1 and float(metrics["skipped"][0]) == 1
@@ -92,11 +96,11 @@ def test_the_update_of_a_finite_step_is_the_optimizers():
         grads = jax.grad(lambda p: lm_loss(tiny.MODEL, p, batch)[0])(params)
         before = OPTIMIZER.init(params)
         updates, opt_state = OPTIMIZER.update(grads, before, params)
-        guarded = update_if_finite(OPTIMIZER, jnp.ones(()), grads, params, before)
-        return guarded, (jax.tree.map(jnp.add, params, updates), opt_state)
+        guarded = update_if_finite(OPTIMIZER, Learner(params, before), jnp.ones(()), grads)
+        return guarded, Learner(jax.tree.map(jnp.add, params, updates), opt_state)
 
-    (*guarded, metrics), plain = both(params, batch)
-    chex.assert_trees_all_equal(tuple(guarded), plain)
+    (guarded, metrics), plain = both(params, batch)
+    chex.assert_trees_all_equal(guarded, plain)
     norms = [float(v) for k, (v, _) in metrics.items() if k.startswith("grad_norm/")]
     np.testing.assert_allclose(metrics["grad_norm"][0], math.hypot(*norms), rtol=1e-5)
 

@@ -1,7 +1,6 @@
 """The optimizer, checkpoints, run folders and the loop."""
 
 import dataclasses
-import functools
 import json
 import signal
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.data import pipeline
+from gpt_jax.data.batches import Comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.losses.ranking import ranking_loss
@@ -22,10 +22,11 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints, load_params
-from gpt_jax.train.evaluate import make_evaluate
-from gpt_jax.train.loop import TrainConfig, fit
-from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from gpt_jax.train.evaluate import HeldOut
+from gpt_jax.train.loop import fit
+from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer, rate_at
 from gpt_jax.train.run import Run
+from gpt_jax.train.stage import Functions, TrainConfig
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import make_train_step
 from tests import tiny
@@ -36,7 +37,7 @@ ONE = MeshConfig(data=1)
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
 def test_schedule_rises_then_falls(shape):
     config = OptimizerConfig(learning_rate=2.0, schedule=shape, warmup_fraction=0.1)
-    rates = [float(make_schedule(config, 100)(n)) for n in range(100)]
+    rates = [float(rate_at(config, 100, 2.0, n)) for n in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == pytest.approx(2.0) and rates[10] == pytest.approx(2.0)
     assert rates[99] == pytest.approx(2.0 if shape == "constant" else 0.2, rel=0.15)
@@ -70,13 +71,13 @@ class Config(command.Common):
 
 def setup(steps=6, batch=4):
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), steps)
-    loss = functools.partial(lm_loss, tiny.MODEL)
     rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 16), 20)
 
     def create(key):
         return TrainState.create(init(tiny.MODEL, key), optimizer)
 
-    return create, make_train_step(loss, optimizer), pipeline.make_batch_at(rows, batch, 0)
+    step = make_train_step(tiny.MODEL, lm_loss, optimizer)
+    return create, step, pipeline.make_batch_at(rows, batch, 0)
 
 
 def train(folder, steps, stop_at=None, stop_by=signal.SIGINT, config_steps=6):
@@ -90,17 +91,14 @@ def train(folder, steps, stop_at=None, stop_by=signal.SIGINT, config_steps=6):
 
     with Run("test", Config(run_dir=str(folder))) as run:
         state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
-        config = TrainConfig(steps=steps, log_every=1, checkpoint_every=2)
-        return fit(
-            run,
-            state,
-            step,
+        stage = tiny.stage(
+            Functions(create, step),
+            TrainConfig(steps=steps, log_every=1, checkpoint_every=2),
             interrupted,
-            config,
-            mesh=mesh,
             row_numbers=batch_at.numbers,
             tokens_per_step=80,
         )
+        return fit(run, stage, state, {}, mesh)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +123,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number, ends_in):
 def test_every_step_and_micro_batch_has_its_own_key():
     """Invariant 10. Break the step in `keys.derive`, or the `fold_in`, of train/step.py."""
 
-    def loss(params, row, key):
+    def loss(model, params, row, key, frozen):
         draws = jnp.zeros(2).at[row[0]].set(jax.random.uniform(key))
         return params["w"] ** 2, jnp.float32(1), {"draws": (draws, 1)}
 
     optimizer = make_optimizer(OptimizerConfig(), 10)
-    step = make_train_step(loss, optimizer, accumulate=2)
+    step = make_train_step(None, loss, optimizer, accumulate=2)
     state, seen = TrainState.create({"w": jnp.float32(1)}, optimizer), []
     for _ in range(3):
-        state, metrics = step(state, jnp.arange(2))
+        state, metrics = step(state, jnp.arange(2), {})
         seen += metrics["draws"][0].tolist()
     assert len(set(seen)) == 6
 
@@ -144,15 +142,15 @@ def test_the_step_compiles_once():
     optimizer = make_optimizer(OptimizerConfig(), 10)
 
     @chex.assert_max_traces(n=1)
-    def loss(params, batch, key):
-        return lm_loss(tiny.MODEL, params, batch)
+    def loss(model, params, batch, key, frozen):
+        return lm_loss(model, params, batch)
 
     create, _, batch_at = setup()
-    step, mesh = make_train_step(loss, optimizer), make_mesh(ONE)
+    step, mesh = make_train_step(tiny.MODEL, loss, optimizer), make_mesh(ONE)
     with jax.set_mesh(mesh):
         state = states.create(create, jax.random.key(0), mesh=mesh)
         for i in range(4):
-            state, _ = step(state, pipeline.place(batch_at(i), mesh))
+            state, _ = step(state, pipeline.place(batch_at(i), mesh), {})
 
 
 def test_metrics_have_the_names_people_know(tmp_path):
@@ -194,10 +192,9 @@ def test_evaluation_counts_every_row_once():
     rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 7), 20)
     params = tiny.params()
     mesh = make_mesh(ONE)
-    loss = functools.partial(lm_loss, tiny.MODEL)
-    state = TrainState(jnp.zeros(()), params, None)
-    value = make_evaluate(loss, rows, 4, mesh)(state)["loss"]
-    total, count, _ = loss(params, rows)
+    state = TrainState(jnp.zeros(()), params, None, None)
+    value = HeldOut(tiny.MODEL, lm_loss, rows, 4, mesh)(state, {})["loss"]
+    total, count, _ = lm_loss(tiny.MODEL, params, rows)
     assert value == pytest.approx(float(total / count), rel=1e-6)
 
 
@@ -205,14 +202,16 @@ def test_reward_metrics_ignore_empty_slots_and_pad_width():
     """Invariant 1 for the reward model: wider rows, more empty rows, the same metrics."""
     rng = np.random.default_rng(0)
     rows = tiny.comparisons(rng, 5, 3, 20)
-    wide = rows._replace(
-        **{n: np.pad(getattr(rows, n), ((0, 0), (0, 1), (0, 9))) for n in rows._fields[:3]},
-        ranks_BK=np.pad(rows.ranks_BK, ((0, 0), (0, 1)), constant_values=-1),
+    tokens_BKT, weights_BKT = jax.tree.map(
+        lambda x: np.pad(x, ((0, 0), (0, 1), (0, 9))), (rows.tokens_BKT, rows.weights_BKT)
     )
+    ranks_BK = np.pad(rows.ranks_BK, ((0, 0), (0, 1)), constant_values=-1)
+    wide = Comparisons(tokens_BKT, weights_BKT, ranks_BK)
     scorer = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(0))
-    state = TrainState(jnp.zeros(()), scorer, None)
-    loss = functools.partial(ranking_loss, tiny.MODEL)
-    a, b = (make_evaluate(loss, r, n, make_mesh(ONE))(state) for r, n in ((rows, 5), (wide, 4)))
+    state, mesh = TrainState(jnp.zeros(()), scorer, None, None), make_mesh(ONE)
+    a, b = (
+        HeldOut(tiny.MODEL, ranking_loss, r, n, mesh)(state, {}) for r, n in ((rows, 5), (wide, 4))
+    )
     assert a == pytest.approx(b, rel=1e-5)
 
 
