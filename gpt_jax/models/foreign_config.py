@@ -23,7 +23,8 @@ HARMLESS = {
         "tokenizer_class",
         "of another head; its tensors are refused": "summary_type summary_use_proj "
         "summary_activation summary_proj_to_labels summary_first_dropout classifier_dropout "
-        "id2label label2id num_labels _num_labels problem_type finetuning_task task_specific_params",
+        "id2label label2id num_labels _num_labels problem_type finetuning_task "
+        "task_specific_params",
         "what is returned beside the logits": "return_dict output_attentions output_hidden_states "
         "output_scores return_dict_in_generate",
         "how it is computed, not what": "use_cache cache_implementation pretraining_tp torchscript "

@@ -37,20 +37,22 @@ MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, in `[0, index)` of the S axis.
+    """Keys and values of the tokens seen so far, row b's in `[0, index_B[b])` of the S axis.
+
+    Rows may stand at different places, so that requests of any length can share a cache.
 
     Attributes:
       keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
         TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
       values_LBSI: in the compute dtype.
       segment_ids_BS: int32; 0 hides an entry (padding).
-      index: int32 scalar, where the next tokens are written.
+      index_B: int32, where the next tokens of every row are written.
     """
 
     keys_LBSI: jax.Array
     values_LBSI: jax.Array
     segment_ids_BS: jax.Array
-    index: jax.Array
+    index_B: jax.Array
 
 
 @contract.init.register(ModelConfig)
@@ -79,8 +81,8 @@ def _forward(
     *,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
-    """With a cache the T tokens are appended at `cache.index` and attend to all that it holds; the
-    caller sees to it that `index + T <= S`."""
+    """With a cache the T tokens are appended at `cache.index_B` and attend to all that their row
+    of it holds; the caller sees to it that `index_B + T <= S`."""
     return Transformer(config).apply({"params": params}, *tokens_BT, cache)
 
 
@@ -97,7 +99,7 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
         keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
-        index=jnp.zeros((), jnp.int32),
+        index_B=jnp.zeros((batch,), jnp.int32),
     )
 
 
@@ -138,12 +140,10 @@ class Transformer(nn.Module):
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
-            kv_cache, kv_segment_ids_BS, index = None, segment_ids_BT, 0
+            kv_cache, kv_segment_ids_BS, index_B = None, segment_ids_BT, 0
         else:
-            index = cache.index
-            kv_segment_ids_BS = jax.lax.dynamic_update_slice(
-                cache.segment_ids_BS, segment_ids_BT, (0, index)
-            )
+            index_B = cache.index_B
+            kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
             kv_cache = (cache.keys_LBSI, cache.values_LBSI)
 
         unroll = layer_unroll(c.layers)
@@ -161,7 +161,7 @@ class Transformer(nn.Module):
             rotary_angles(c, positions_BT),
             segment_ids_BT,
             kv_segment_ids_BS,
-            index,
+            index_B,
         )
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
             kernel = with_axes(_normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = KVCache(*kv_cache, kv_segment_ids_BS, index + tokens_BT.shape[1])
+            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + tokens_BT.shape[1])
         return x_BTD, cache
 
 
@@ -200,7 +200,7 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index):
+    def __call__(self, carry, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index_B):
         x_BTD, kv_cache = carry
         x_BTD = checkpoint_name(x_BTD, "block_input")
         attn_norm, mlp_norm = (
@@ -208,7 +208,7 @@ class Block(nn.Module):
             Norm(self.config, name="mlp_norm"),
         )
         attn, mlp = Attention(self.config, name="attn"), MLP(self.config, name="mlp")
-        masks = (segment_ids_BT, kv_segment_ids_BS, index)
+        masks = (segment_ids_BT, kv_segment_ids_BS, index_B)
 
         def added(name, y_BTD):
             """What a sublayer adds; Gemma norms it."""
@@ -230,7 +230,8 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, kv_cache, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index):
+    def __call__(self, x_BTD, kv_cache, layer, ropes_BTH, *masks):
+        segment_ids_BT, kv_segment_ids_BS, index_B = masks
         c = self.config
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size
@@ -251,11 +252,8 @@ class Attention(nn.Module):
         if kv_cache is None:
             attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
-            # Only the new entries are written: XLA updates the carried stacks in place.
             kv_cache = tuple(
-                jax.lax.dynamic_update_slice(
-                    stack, new.reshape(1, B, T, K * H).astype(stack.dtype), (layer, 0, index, 0)
-                )
+                write(stack, new.reshape(B, T, K * H), index_B, layer)
                 for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
             )
             k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
@@ -266,12 +264,16 @@ class Attention(nn.Module):
                     k_LBSKH,
                     v_LBSKH,
                     layer=layer,
-                    lengths_B=index + T,
+                    lengths_B=index_B + T,
                     **options,
                 )
             else:
+                (k_BSKH, v_BSKH, kv_segment_ids_BS), index = align(
+                    (k_LBSKH[layer], v_LBSKH[layer], kv_segment_ids_BS), index_B
+                )
+                options["kv_segment_ids_BS"] = kv_segment_ids_BS
                 attend = functools.partial(
-                    attention, q_BTNH, k_LBSKH[layer], v_LBSKH[layer], q_offset=index, **options
+                    attention, q_BTNH, k_BSKH, v_BSKH, q_offset=index, **options
                 )
         if c.window is None:
             out_BTNH = attend()
@@ -282,6 +284,54 @@ class Attention(nn.Module):
         if kv_cache is not None and T <= MAX_DECODE_TOKENS:
             out_BTI = constrain(out_BTI, "replicas", None, "heads")
         return _dense(self, "out", out_BTI, D, ("heads", "width")), kv_cache
+
+
+def write(
+    entries_BS: jax.Array, new_BT: jax.Array, index_B: jax.Array, *layer: jax.Array
+) -> jax.Array:
+    """The entries with T new ones in every row, row b's from `index_B[b]` on.
+
+    Only these are written: XLA updates carried stacks in place. Without the hints a CPU takes 30
+    times as long. What would lie beyond the end is dropped.
+
+    Args:
+      entries_BS: of any further axes; with a `layer` there is an axis of layers in front.
+      new_BT: of the same further axes.
+      index_B: int32.
+    """
+    B, T = new_BT.shape[:2]
+    rows_B1, places_BT = jnp.arange(B)[:, None], index_B[:, None] + jnp.arange(T)
+    return entries_BS.at[(*layer, rows_B1, places_BT)].set(
+        new_BT.astype(entries_BS.dtype),
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="drop",
+    )
+
+
+def align(
+    entries: tuple[jax.Array, jax.Array, jax.Array], index_B: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Moves every row's entries along S until all rows end where the longest does.
+
+    The attention kernels take one offset for all rows. What a row is moved by comes round from
+    its end to its start, where segment 0 hides it.
+
+    Args:
+      entries: k_BSKH, v_BSKH and their segment_ids_BS.
+      index_B: int32, where every row's queries begin.
+
+    Returns:
+      The entries moved, and the int32 scalar at which the queries of all rows begin.
+    """
+    k_BSKH, v_BSKH, segment_ids_BS = entries
+    index = index_B.max()
+    places_BS = jnp.arange(k_BSKH.shape[1]) - (index - index_B)[:, None]
+    k_BSKH, v_BSKH, moved_BS = (
+        jax.vmap(lambda row, places: row[places])(x, places_BS % k_BSKH.shape[1])
+        for x in (k_BSKH, v_BSKH, segment_ids_BS)
+    )
+    return (k_BSKH, v_BSKH, jnp.where(places_BS < 0, 0, moved_BS)), index
 
 
 class MLP(nn.Module):
