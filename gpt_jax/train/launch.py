@@ -16,6 +16,7 @@ from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
+from gpt_jax.train.inputs import record_inputs
 from gpt_jax.train.loop import fit
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.stage import Stage
@@ -58,6 +59,7 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     stage = prepare(mesh)
     look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
+        record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
