@@ -72,7 +72,10 @@ class Keys:
         self.where = where
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
-        """The value of a key, which is then accounted for; without a default it must be there."""
+        """The value of a key, which is then accounted for; without a default it must be there.
+
+        Numbers are positive: all that are asked for have to be.
+        """
         if key not in self.left:
             if not default:
                 raise UserError(f"{self.where}: {key} is missing; download the file again")
@@ -81,8 +84,8 @@ class Keys:
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
             self.refuse(key, value, f"it must be {TYPES[kind]}")
-        if kind is float and not abs(value) < 1e300:
-            self.refuse(key, value, "it is no finite number")
+        if kind in (int, float) and not 0 < value < (2**31 if kind is int else 1e300):
+            self.refuse(key, value, "it must be positive and finite")
         return value
 
     def activation(self, key: str, default: str) -> str:
@@ -169,8 +172,8 @@ def _global_llama(keys: Keys, qk_norm: bool = False) -> dict[str, Any]:
     if any(name != "full_attention" for name in types):
         keys.refuse("layer_types", types, "windows can be loaded as gemma3_text only")
     if qk_norm:  # Qwen3's windows are there only with use_sliding_window, which is refused.
-        keys.take("sliding_window", int, None)
-        keys.take("max_window_layers", int, None)
+        keys.left.pop("sliding_window", None)
+        keys.left.pop("max_window_layers", None)
     rope, scaling = keys.take("rope_parameters", dict, {}), keys.take("rope_scaling", dict, {})
     if rope and scaling:
         keys.refuse("rope_scaling", scaling, "rope_parameters is there too")
@@ -198,15 +201,12 @@ def _gemma3(keys: Keys) -> dict[str, Any]:
         kinds.refuse("sliding_attention", local, "only global layers can have scaled positions")
     fields = _llama(keys, 256, tied=True)
     window, every = _windows(keys, fields["layers"])
-    scalar = keys.take("query_pre_attn_scalar", float, 256)
-    if scalar <= 0:
-        keys.refuse("query_pre_attn_scalar", scalar, "it must be more than 0")
     return fields | dict(
         norm_position="both",
         qk_norm=True,
         mlp=keys.activation("hidden_activation", "gelu_pytorch_tanh"),
         scale_embedding=True,
-        query_scale=scalar**-0.5,
+        query_scale=keys.take("query_pre_attn_scalar", float, 256) ** -0.5,
         window=window,
         global_every=every,
         rope_theta=theta,
@@ -220,8 +220,6 @@ def _windows(keys: Keys, layers: int) -> tuple[int | None, int]:
     window = keys.take("sliding_window", int, None)
     every = keys.take("sliding_window_pattern", int, None)
     types = keys.take("layer_types", list, None)
-    if every is not None and every < 1:
-        keys.refuse("sliding_window_pattern", every, "it must be at least 1")
     if types is None:
         every = every or 6
     else:
@@ -229,9 +227,10 @@ def _windows(keys: Keys, layers: int) -> tuple[int | None, int]:
         every = every or (whole[0] if whole else len(types) + 1)
         kinds = ("full_attention", "sliding_attention")
         if types != [kinds[i % every > 0] for i in range(1, len(types) + 1)]:
-            keys.refuse("layer_types", types, f"only one in {every} can be global, regularly")
+            why = f"by sliding_window_pattern or its start every {every}th layer would be global"
+            keys.refuse("layer_types", types, why)
         if len(types) != layers:
-            keys.refuse("layer_types", types, f"there are {layers} layers")
+            keys.refuse("layer_types", types, f"num_hidden_layers is {layers}")
     if every == 1:
         return None, every
     if window is None:
@@ -248,7 +247,7 @@ def _rotation(keys: Keys, rope: dict, beside: str, default: float) -> tuple[floa
       beside: the key of the base where older files have it, outside of these settings.
       default: the base where there is none.
     """
-    inner = Keys(rope, f"{keys.where}: rotary settings")
+    inner = Keys(rope, f"{keys.where}: rope_parameters (or rope_scaling)")
     inner.left.setdefault("rope_type", inner.left.pop("type", "default"))
     kind = inner.take("rope_type", str)
     if kind not in ("default", "linear"):
