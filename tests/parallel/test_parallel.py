@@ -311,9 +311,9 @@ def test_what_is_rounded_at_random_is_the_same_on_every_mesh():
     one, _, alone = train(make_mesh(MeshConfig(data=1)), steps=2, optimizer=small)
     eight, _, split = train(make_mesh(EIGHT), steps=2, optimizer=small)
     np.testing.assert_allclose(one, eight, atol=1e-5)
-    nus = [jax.tree.leaves(s.opt_state.inner[1].nu) for s in (alone, split)]
-    same = [np.mean(np.asarray(a) == np.asarray(b)) for a, b in zip(*nus, strict=True)]
-    assert np.mean(same) > 0.98  # a sum in another order may round the other way
+    up, same = (s.opt_state.inner[1].nu["blocks"]["mlp"]["up"] for s in (alone, split))
+    # A gradient summed in another order may round the other way; another key would for a half.
+    assert np.mean(np.asarray(up) == np.asarray(same)) > 0.95
 
 
 def test_accumulation_on_a_mesh():
