@@ -6,6 +6,7 @@ import pytest
 
 from gpt_jax.data import packing, pipeline
 from gpt_jax.data.batches import Batch, Tokens, pad_prompts, pad_rows
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.text.tokenizer import Tokenizer
 
@@ -50,10 +51,12 @@ def test_an_example_with_nothing_to_learn_is_an_error():
         packing.pack([([1, 2], [0, 1]), ([1, 2, 3], [1, 0, 0])], 8, pad_id=0)
 
 
-def test_a_long_example_keeps_its_end():
-    batch = packing.pack([(list(range(10)), [0] * 7 + [1] * 3)], 4, pad_id=0)
-    assert batch.tokens_BT.ids.tolist() == [[6, 7, 8, 9]]
-    assert batch.weights_BT.tolist() == [[0, 1, 1, 1]]
+def test_nothing_is_cut_where_rows_are_filled():
+    """Invariant 14: what is too long is shortened and counted before."""
+    with pytest.raises(ValueError, match="longer than the row of 4"):
+        packing.pack([(list(range(10)), [0] * 7 + [1] * 3)], 4, pad_id=0)
+    with pytest.raises(ValueError, match="longer than the row of 4"):
+        pad_prompts([[1, 2, 3, 4, 5]], 4, pad_id=0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 100])
@@ -80,7 +83,7 @@ def test_comparisons_end_with_eos_only_if_stopped(tokenizer):
         "stopped": [True, True, False],
     }
     rows = packing.pad_comparisons(
-        [row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64
+        [row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64, LeftOut()
     )
     lengths = (rows.tokens_BKT.segment_ids > 0).sum(-1)
     last = [rows.tokens_BKT.ids[0, k, lengths[0, k] - 1] for k in range(3)]
@@ -90,7 +93,7 @@ def test_comparisons_end_with_eos_only_if_stopped(tokenizer):
 
 
 def test_prompts_are_padded_on_the_left():
-    tokens_BP = pad_prompts([[7, 8], [1, 2, 3, 4, 5]], 4, pad_id=0).tokens_BP
+    tokens_BP = pad_prompts([[7, 8], [2, 3, 4, 5]], 4, pad_id=0).tokens_BP
     assert tokens_BP.ids.tolist() == [[0, 0, 7, 8], [2, 3, 4, 5]]
     assert tokens_BP.positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
     assert tokens_BP.segment_ids.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
