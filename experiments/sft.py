@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from experiments import pretrain
 from gpt_jax.data.batches import Batch
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.contract import init, param_shapes
@@ -44,12 +45,16 @@ def first(seed: jax.Array, params: dict) -> dict:
 
 def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: the base model, on packed conversations."""
-    recipe, (model, tokenizer) = config.sft, base
+    recipe, (model, tokenizer), left_out = config.sft, base, LeftOut()
     train, test = (
         pack_demonstrations(
-            config.data.read("demonstrations", split), tokenizer, model.context_length
+            config.data.read("demonstrations", split),
+            tokenizer,
+            model.context_length,
+            left_out,
+            name,
         )
-        for split in ("train", "test")
+        for split, name in (("train", "demonstrations"), ("test", "held-out demonstrations"))
     )
     return language_stage(
         recipe,
@@ -62,6 +67,7 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=loss,
+        left_out=left_out,
     )
 
 

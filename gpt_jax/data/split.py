@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from gpt_jax.data.subset import sample_rows
+
 TEST_FRACTION, MOST_TEST_ROWS = 0.05, 1000
 
 
@@ -25,15 +27,6 @@ def train_test_split(
         held_out = _share(f"{seed} {_opening(row)}") < test_fraction
         (test if held_out else train).append(row)
     return train, sample_rows(test, most_test_rows, seed)
-
-
-def sample_rows(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
-    """At most `count` of the rows, chosen by a hash of each, in their order."""
-    if len(rows) <= count:
-        return rows
-    shares = [_share(f"sample {seed} {row}") for row in rows]
-    chosen = sorted(range(len(rows)), key=lambda i: (shares[i], i))[:count]
-    return [rows[i] for i in sorted(chosen)]
 
 
 def _share(text: str) -> float:

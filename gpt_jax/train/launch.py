@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.data import pipeline
-from gpt_jax.parallel import rules
+from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import save_model_files
@@ -45,6 +48,16 @@ def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, A
     return shapes(state, batch, frozen)
 
 
+def save_data_file(folder: Path, name: str, stage: Stage) -> None:
+    """Says what was left out of a stage's data, and writes `data.json` if there is anything."""
+    for sentence in stage.left_out.sentences():
+        distributed.say(f"{name}: {sentence}")
+    facts = {"left_out": stage.left_out.entries(), "longest": stage.longest}
+    if any(facts.values()):
+        text = json.dumps(facts, indent=2) + "\n"
+        distributed.on_main(lambda: files.write_text(folder / "data.json", text))
+
+
 def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:
     """Runs a stage in `config.run_dir`, or goes on with it, or says that it is finished.
 
@@ -61,6 +74,7 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     with Run(name, config) as run:
         record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
+        save_data_file(run.folder, name, stage)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
             stage.functions.init,
