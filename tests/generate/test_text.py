@@ -12,6 +12,7 @@ from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import forward, init
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.heads import axes_of
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text import chat
@@ -215,7 +216,7 @@ def test_a_prompt_without_a_user_is_kept_whole():
 
 def test_completions_on_a_mesh_are_those_of_one_device(model):
     mesh = make_mesh(MeshConfig(data=4, tensor=2))
-    split = jax.device_put(model.params, rules.shardings(model.params, mesh))
+    split = jax.device_put(model.params, rules.shardings(model.params, mesh, axes_of(model.config)))
     ours = model._replace(params=split, mesh=mesh).complete(PROMPTS, SHORT)
     for one, other in zip(ours, model.complete(PROMPTS, SHORT), strict=True):
         close(one, other)
