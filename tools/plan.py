@@ -240,7 +240,7 @@ def candidates(config: Config, count: int) -> list[Config]:
     """
     found = []
     divisors = [n for n in range(1, count + 1) if count % n == 0]
-    c, length = config.model, config.length or config.model.context_length
+    c, length = config.model.resolved(), config.length or config.model.context_length
     for tensor, fsdp, context, remat in itertools.product(divisors, divisors, divisors, REMATS):
         inner = tensor * fsdp * context
         if count % inner or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
@@ -250,7 +250,7 @@ def candidates(config: Config, count: int) -> list[Config]:
         changed = dataclasses.replace(
             config,
             mesh=MeshConfig(count // inner, fsdp, tensor, context),
-            model=dataclasses.replace(c, remat=remat),
+            model=dataclasses.replace(config.model, remat=remat),
         )
         try:
             settled = settle(changed, count)

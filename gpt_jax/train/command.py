@@ -21,6 +21,7 @@ import tyro
 from gpt_jax import terminal
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
+from gpt_jax.files import cache_folder
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
@@ -151,6 +152,5 @@ def set_up_compiler(config: Common) -> None:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, so a resumed run starts at once."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpt_jax" / "xla"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
