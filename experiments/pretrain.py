@@ -18,8 +18,8 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import init
 from gpt_jax.models.flops import training_flops
-from gpt_jax.models.transformer import init
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command

@@ -26,7 +26,9 @@ from jax.sharding import Mesh
 from experiments import ppo, pretrain, reward, sft
 from gpt_jax import files
 from gpt_jax.data import baselines, sources
-from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.data.left_out import DROPPED, LeftOut
+from gpt_jax.data.packing import pad_comparisons, without_empty
+from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
 from gpt_jax.evaluate.answers import ranking_accuracies
@@ -37,10 +39,12 @@ from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
-from gpt_jax.rl.scoring import model_scoring
+from gpt_jax.rl.scoring import model_scoring, trained_length
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.prompts import task_of
-from gpt_jax.tasks.task import opening
+from gpt_jax.tasks.task import Task, opening
+from gpt_jax.text import chat
+from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
 from gpt_jax.train.gradient import GradientRecipe
@@ -83,7 +87,7 @@ def main(config: Config) -> dict:
     configs = stage_configs(config)
     unfinished = [name for name in configs if not is_finished(name, configs[name])]
     refuse_stale(configs, unfinished)
-    stages = look_ahead(configs, unfinished, mesh)
+    stages = look_ahead(config, configs, unfinished, mesh)
     for name in unfinished:
         stage = stages.pop(name)
         timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
@@ -127,7 +131,9 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
     }
 
 
-def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> dict[str, Stage]:
+def look_ahead(
+    config: Config, configs: dict[str, Any], unfinished: list[str], mesh: Mesh
+) -> dict[str, Stage]:
     """The stages that are still to be run, with all that can be known of them before the first.
 
     The tokenizer is trained, all data is laid out, and every step is traced on its shapes.
@@ -138,9 +144,17 @@ def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> di
         "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
         "sft": lambda c: sft.prepare(c, files, mesh),
         "reward": lambda c: reward.prepare(c, files, mesh),
-        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model), mesh),
+        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model, longest()), mesh),
     }
-    stages = {name: prepare[name](configs[name]) for name in unfinished}
+    stages = {}
+
+    def longest() -> int | None:
+        folder = configs["reward"].run_dir
+        return stages["reward"].longest if "reward" in stages else trained_length(folder)
+
+    for name in unfinished:
+        stages[name] = prepare[name](configs[name])
+    evaluation_prompts(config, task_of(config.data), files.tokenizer, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
     return stages
@@ -154,6 +168,8 @@ def publish(folder: Path, results: dict) -> None:
     write_report(folder)
     rich.print(results_table(results))
     print(run_verdict(results))
+    for entry in results["left_out"]:
+        print(f"evaluate: {entry['count']:,} {entry['what']}")
     print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
 
 
@@ -174,7 +190,8 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     sft, base, ppo = (open_run(folder, name, mesh) for name in ("sft", "base", "ppo"))
     preference = model_reward(sft.config, load_params(folder / "reward", mesh))
     task = task_of(config.data)
-    rows = task.rows("test")[: config.evaluate.prompts]
+    left_out = LeftOut()
+    rows = evaluation_prompts(config, task, sft.tokenizer, left_out)
     sampling = Sampling(
         max_new_tokens=config.ppo.max_new_tokens,
         temperature=config.ppo.temperature,
@@ -194,6 +211,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "device": jax.devices()[0].device_kind,
         "command": command.invocation("rlhf"),
         "models": models,
+        "left_out": left_out.entries(),
         "reward_model": judge_reward_model(config, folder, mesh),
         "samples": [
             {
@@ -205,14 +223,44 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     }
 
 
+def evaluation_prompts(
+    config: Config, task: Task, tokenizer: Tokenizer, left_out: LeftOut
+) -> list[dict]:
+    """Held-out prompts that fit as turns and as a document, drawn by what they say.
+
+    Raises:
+      UserError: if none fits.
+    """
+    rows = task.rows("test")
+    room = config.pretrain.model.context_length - config.ppo.max_new_tokens
+    layouts = (chat.render_prompt, chat.render_document_prompt)
+    fitting = [
+        row
+        for row in rows
+        if all(chat.shorten(task.prompt(row), tokenizer, room, layout) for layout in layouts)
+    ]
+    left_out.add(DROPPED, "held-out prompts", len(rows), room, len(rows) - len(fitting))
+    if not fitting:
+        raise UserError(
+            f"none of the held-out prompts fits in {room} tokens; give shorter ones, or lower "
+            "--ppo.max-new-tokens"
+        )
+    return sample_rows(fitting, config.evaluate.prompts, config.seed)
+
+
 def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
     train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
+    longest = trained_length(folder / "reward") or model.context_length
+    # What does not fit was counted by the reward model's stage.
+    padded = pad_comparisons(test, tokenizer, longest, LeftOut())
+    padded, numbers = without_empty(padded, "held-out comparisons", longest)
+    test = [test[n] for n in numbers]
     correct_P, rows_P = ranking_accuracies(
         model,
         load_params(folder / "reward", mesh),
-        pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
+        padded,
         mesh,
     )
     in_microworld = (config.data.test_comparisons or config.data.comparisons) == sources.MICROWORLD

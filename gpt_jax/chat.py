@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
@@ -150,4 +151,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m gpt_jax.chat")
+    with terminal.ending_plainly():
+        tyro.cli(main, prog="python -m gpt_jax.chat")

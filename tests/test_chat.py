@@ -13,10 +13,10 @@ from gpt_jax.chat import Assistant, answer, converse
 from gpt_jax.errors import UserError
 from gpt_jax.generate import Sampling, TextModel
 from gpt_jax.generate import text as text_module
-from gpt_jax.generate.text import drop_old_turns
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.text import chat as chat_layout
+from gpt_jax.text.chat import shorten
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.checkpoint import Checkpoints, save_model_files
 from gpt_jax.train.served import open_run
@@ -36,7 +36,7 @@ def _message(role, content):
     return {"role": role, "content": content}
 
 
-def _count(messages):
+def _count(messages, tokenizer=None):
     """A prompt of one token per character."""
     return [0] * sum(len(message["content"]) for message in messages)
 
@@ -56,7 +56,7 @@ HISTORY = [
     [(15, "ss aaaa bbbb cc dd e"), (14, "ss cc dd e"), (7, "ss cc dd e"), (6, "ss e")],
 )
 def test_the_oldest_turns_go_first_and_the_rules_stay(limit, kept):
-    assert " ".join(m["content"] for m in drop_old_turns(HISTORY, _count, limit)) == kept
+    assert " ".join(m["content"] for m in shorten(HISTORY, None, limit, _count)) == kept
 
 
 def test_a_message_that_cannot_fit_is_refused(assistant):

@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.models import ModelConfig, forward, init, token_nll
 from gpt_jax.models.presets import tiny
+from gpt_jax.ranges import NonNegative, NonNegativeFloat, Positive, check_ranges
 from gpt_jax.train.host import keep_freed_memory
 
 
@@ -38,12 +39,15 @@ from gpt_jax.train.host import keep_freed_memory
 class Benchmark:
     """B sequences of the model's context length per step; `rounds` turns of `steps` steps each."""
 
-    batch: int = 32
-    vocab_size: int = 1024
-    learning_rate: float = 1e-3
-    rounds: int = 10
-    steps: int = 4
-    warmup: int = 3
+    batch: Positive = 32
+    vocab_size: Positive = 1024
+    learning_rate: NonNegativeFloat = 1e-3
+    rounds: Positive = 10
+    steps: Positive = 4
+    warmup: NonNegative = 3
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 def main(benchmark: Benchmark, output: Path | None = None) -> dict[str, float]:
@@ -192,9 +196,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--output", type=Path, help="also write the numbers here, as JSON")
     parser.add_argument("--rounds", type=int, default=Benchmark.rounds)
-    arguments = parser.parse_args()
-    try:
+    with terminal.ending_plainly():
+        arguments = parser.parse_args()
         main(Benchmark(rounds=arguments.rounds), arguments.output)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

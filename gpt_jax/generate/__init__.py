@@ -1,6 +1,5 @@
 """Sampling from a model with a key/value cache: in tokens (`generate`) and in text (`complete`)."""
 
-from gpt_jax.generate.cache import init_cache
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import Complete, Completion, TextModel
@@ -12,5 +11,4 @@ __all__ = [
     "Sampling",
     "TextModel",
     "generate",
-    "init_cache",
 ]

@@ -1,16 +1,14 @@
 """Sampling: prefill the prompts once, then one token per row and step until all have stopped."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gpt_jax.data.batches import Prompts, Tokens
-from gpt_jax.errors import UserError
-from gpt_jax.generate.cache import init_cache
 from gpt_jax.generate.sampling import filter_logprobs
-from gpt_jax.models import KVCache, ModelConfig, forward, last_logits
-from gpt_jax.models.transformer import Params
+from gpt_jax.models.contract import Model, Params, forward, init_cache
+from gpt_jax.models.heads import last_logits
 
 
 class Rollout(NamedTuple):
@@ -48,7 +46,7 @@ class _State(NamedTuple):
     """The loop's carry: `t` tokens are sampled, the last one is not yet in the cache."""
 
     t: jax.Array
-    cache: KVCache
+    cache: Any
     tokens_BC: jax.Array
     mask_BC: jax.Array
     logprobs_BC: jax.Array
@@ -56,7 +54,7 @@ class _State(NamedTuple):
 
 
 def generate(
-    config: ModelConfig,
+    config: Model,
     params: Params,
     prompts: Prompts,
     key: jax.Array,
@@ -94,16 +92,11 @@ def generate(
       row_ids_B: integer name of each row in the random stream. None: its index.
 
     Raises:
-      UserError: if the completions may outgrow a learned position table.
+      UserError: if the completions may outgrow what the model can read.
     """
     prompt_BP = prompts.tokens_BP
     B, P = prompt_BP.ids.shape
     C = max_new_tokens
-    if config.positions == "learned" and config.context_length < P + C:
-        raise UserError(
-            f"Prompts of {P} tokens and {C} new ones exceed the model's context_length "
-            f"{config.context_length}; shorten the prompts or lower max_new_tokens."
-        )
     row_ids_B = jnp.arange(B) if row_ids_B is None else row_ids_B
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids_B)
     lengths_B = (prompt_BP.segment_ids != 0).sum(axis=1)
@@ -191,7 +184,7 @@ def _sample(
 
 
 def most_likely(
-    config: ModelConfig,
+    config: Model,
     params: Params,
     rollout: Rollout,
     *,

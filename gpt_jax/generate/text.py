@@ -28,7 +28,7 @@ from gpt_jax.data.batches import pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate, most_likely
 from gpt_jax.generate.sampling import Sampling
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.models.transformer import Params
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.text import chat
@@ -86,7 +86,7 @@ class TextModel(NamedTuple):
       mesh: where the parameters lie; None: on one device.
     """
 
-    config: ModelConfig
+    config: Model
     params: Params
     tokenizer: Tokenizer
     layout: Layout = "chat"
@@ -143,7 +143,7 @@ class TextModel(NamedTuple):
             document = self.layout == "document"
             render = chat.render_document_prompt if document else chat.render_prompt
             stops = sampling.stop + (chat.NEXT_LINE,) * document
-            kept = drop_old_turns(prompt, lambda m: render(m, self.tokenizer), limit)
+            kept = chat.shorten(prompt, self.tokenizer, limit, render) or chat.shorter(prompt)[-1]
             ids, left_out, turns = render(kept, self.tokenizer), len(prompt) - len(kept), True
         if len(ids) > limit:
             raise UserError(
@@ -242,28 +242,6 @@ def _tokens_of(text: str, ids: list[int], tokenizer: Tokenizer) -> int:
     return bisect.bisect_left(
         range(len(ids)), True, key=lambda n: tokenizer.decode(ids[:n]).startswith(text)
     )
-
-
-def drop_old_turns(
-    messages: Sequence[Message], prompt: Callable[[Sequence[Message]], list[int]], limit: int
-) -> list[Message]:
-    """Leaves out the oldest turns until the prompt has at most `limit` tokens, if it can.
-
-    A turn is a user's message and all up to the next one. A system message in front stays, and so
-    does the newest turn.
-
-    Args:
-      messages: ends with the user's newest message.
-      prompt: messages -> token ids.
-    """
-    head = [m for m in messages[:1] if m["role"] == "system"]
-    turns = list(messages[len(head) :])
-    starts = [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]
-    for start in starts:
-        kept = head + turns[start:]
-        if len(prompt(kept)) <= limit:
-            break
-    return kept
 
 
 # Jitted here, not where they are called: models of one shape share their programs.

@@ -22,13 +22,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.data.batches import Tokens
+from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
+from gpt_jax.models import contract
+from gpt_jax.models.axes import declared, unboxed, with_axes
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Params
 from gpt_jax.parallel.mesh import platform
-from gpt_jax.parallel.rules import constrain, merge_rows, split_rows
-
-Params = dict[str, Any]
+from gpt_jax.parallel.rules import Axes, constrain, merge_rows, split_rows
 
 INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
 MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it.
@@ -53,18 +55,25 @@ class KVCache(NamedTuple):
     index_B: jax.Array
 
 
-def init(config: ModelConfig, key: jax.Array) -> Params:
-    """Random parameters: N(0, 0.02), residual projections scaled by 1/sqrt(2 L), zero biases."""
+@contract.init.register(ModelConfig)
+def _init(config: ModelConfig, key: jax.Array) -> Params:
+    """N(0, 0.02), residual projections scaled by 1/sqrt(2 L), zero biases."""
+    return unboxed(_boxed(config, key))
+
+
+def _boxed(config: ModelConfig, key: jax.Array) -> Params:
     dummy_BT = jnp.ones((1, 1), jnp.int32)
     return Transformer(config).init(key, dummy_BT, dummy_BT * 0, dummy_BT, None)["params"]
 
 
-def param_shapes(config: ModelConfig) -> Params:
-    """The parameters as ShapeDtypeStructs; nothing is allocated."""
-    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+@contract.logical_axes.register(ModelConfig)
+@functools.cache
+def _logical_axes(config: ModelConfig) -> Axes:
+    return declared(jax.eval_shape(lambda: _boxed(config, jax.random.key(0))))
 
 
-def forward(
+@contract.forward.register(ModelConfig)
+def _forward(
     config: ModelConfig,
     params: Params,
     tokens_BT: Tokens,
@@ -72,20 +81,32 @@ def forward(
     *,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
-    """Hidden states after the final norm.
-
-    Args:
-      config: the shape; a static argument under `jax.jit`.
-      params: from `init` or `weights.load_pretrained`.
-      tokens_BT: rows of tokens, which attend within their segment only.
-      cache: without one the T tokens attend to each other; with one they are appended at
-        `cache.index_B` and attend to everything that their row of the cache holds. The caller
-        sees to it that `index_B + T <= S`.
-
-    Returns:
-      hidden_BTD in the compute dtype, and the cache after the T tokens (None without one).
-    """
+    """With a cache the T tokens are appended at `cache.index_B` and attend to all that their row
+    of it holds; the caller sees to it that `index_B + T <= S`."""
     return Transformer(config).apply({"params": params}, *tokens_BT, cache)
+
+
+@contract.init_cache.register(ModelConfig)
+def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
+    if config.positions == "learned" and config.context_length < length:
+        raise UserError(
+            f"{length} tokens exceed the model's context_length {config.context_length}, which its "
+            "learned positions end at; shorten the prompts or lower max_new_tokens"
+        )
+    c = config.resolved()
+    shape_LBSI = (c.layers, batch, length, c.kv_heads * c.head_size)
+    return KVCache(
+        keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
+        values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
+        segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
+        index_B=jnp.zeros((batch,), jnp.int32),
+    )
+
+
+@contract.unembedding.register(ModelConfig)
+def _unembedding(config: ModelConfig, params: Params) -> jax.Array:
+    """The embedding when tied, else its own matrix."""
+    return params["embed"]["tokens"] if config.tied else params["unembed"]["kernel"].T
 
 
 def layer_unroll(layers: int) -> int:
@@ -114,7 +135,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
-        c = self.config
+        c = self.config.resolved()
         x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
@@ -145,8 +166,9 @@ class Transformer(nn.Module):
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:
-            # Declared here so that `init` makes it; used by heads.py.
-            self.param("unembed", lambda key: {"kernel": _normal(key, (c.width, c.vocab_size))})
+            # Declared here so that `init` makes it; read by `_unembedding`.
+            kernel = with_axes(_normal, "width", "vocab")
+            self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
             cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + tokens_BT.shape[1])
         return x_BTD, cache
@@ -158,10 +180,14 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, tokens_BT, positions_BT):
         c = self.config
-        tokens_VD = self.param("tokens", _normal, (c.vocab_size, c.width))
+        tokens_VD = self.param(
+            "tokens", with_axes(_normal, "vocab", "width"), (c.vocab_size, c.width)
+        )
         x_BTD = tokens_VD[tokens_BT]
         if c.positions == "learned":
-            positions_TD = self.param("positions", _normal, (c.context_length, c.width))
+            positions_TD = self.param(
+                "positions", with_axes(_normal, "position", "width"), (c.context_length, c.width)
+            )
             x_BTD += positions_TD[positions_BT]
         elif c.positions == "sinusoidal":
             x_BTD += sinusoids(positions_BT, c.width)
@@ -209,9 +235,9 @@ class Attention(nn.Module):
         c = self.config
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size
-        q_BTNH = _dense(self, "q", x_BTD, N * H).reshape(B, T, N, H)
-        k_BTKH = _dense(self, "k", x_BTD, K * H).reshape(B, T, K, H)
-        v_BTKH = _dense(self, "v", x_BTD, K * H).reshape(B, T, K, H)
+        q_BTNH = _dense(self, "q", x_BTD, N * H, ("width", "heads")).reshape(B, T, N, H)
+        k_BTKH = _dense(self, "k", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
+        v_BTKH = _dense(self, "v", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
         if c.qk_norm:
             q_BTNH, k_BTKH = Norm(c, name="q_norm")(q_BTNH), Norm(c, name="k_norm")(k_BTKH)
         is_global = (layer + 1) % c.global_every == 0  # matters only with a window
@@ -257,7 +283,7 @@ class Attention(nn.Module):
         out_BTI = out_BTNH.reshape(B, T, N * H)
         if kv_cache is not None and T <= MAX_DECODE_TOKENS:
             out_BTI = constrain(out_BTI, "replicas", None, "heads")
-        return _dense(self, "out", out_BTI, D, residual=True), kv_cache
+        return _dense(self, "out", out_BTI, D, ("heads", "width")), kv_cache
 
 
 def write(
@@ -322,14 +348,14 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
-        up_BTF = _dense(self, "up", x_BTD, c.mlp_width)
+        up_BTF = _dense(self, "up", x_BTD, c.mlp_width, ("width", "mlp"))
         if c.mlp == "gelu":
             up_BTF = nn.gelu(up_BTF, approximate=True)
         else:
-            gate_BTF = _dense(self, "gate", x_BTD, c.mlp_width)
+            gate_BTF = _dense(self, "gate", x_BTD, c.mlp_width, ("width", "mlp"))
             gate_BTF = nn.silu(gate_BTF) if c.mlp == "swiglu" else nn.gelu(gate_BTF)
             up_BTF *= gate_BTF
-        return _dense(self, "down", up_BTF, c.width, residual=True)
+        return _dense(self, "down", up_BTF, c.width, ("mlp", "width"))
 
 
 class Norm(nn.Module):
@@ -340,30 +366,35 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
-        scale_D = self.param("scale", nn.initializers.ones, (x_BTD.shape[-1],))
+        # Small: every device keeps them whole.
+        scale_D = self.param("scale", with_axes(nn.initializers.ones, None), (x_BTD.shape[-1],))
         y_BTD = x_BTD.astype(jnp.float32)
         if c.norm == "layer":
             y_BTD -= y_BTD.mean(axis=-1, keepdims=True)
         variance_BT1 = jnp.square(y_BTD).mean(axis=-1, keepdims=True)
         y_BTD *= jax.lax.rsqrt(variance_BT1 + c.norm_eps) * scale_D
         if c.norm == "layer" and c.biases:
-            y_BTD += self.param("bias", nn.initializers.zeros, (x_BTD.shape[-1],))
+            zeros = with_axes(nn.initializers.zeros, None)
+            y_BTD += self.param("bias", zeros, (x_BTD.shape[-1],))
         return y_BTD.astype(c.dtype)
 
 
-def _dense(module, name: str, x_BTI: jax.Array, outputs: int, residual: bool = False) -> jax.Array:
-    """x W (+ b), with parameters `name` [I, O] and `name`_bias [O] of `module`.
+def _dense(module, name: str, x_BTI: jax.Array, outputs: int, axes: tuple[str, str]) -> jax.Array:
+    """x W (+ b), with parameters `name` [I, O] of these logical axes and `name`_bias [O].
 
     The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
     into transposed copies that cost more than the matmul itself.
     """
     c = module.config
     inputs = x_BTI.shape[-1]
+    residual = axes[1] == "width"  # what goes to the residual stream
     stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
-    kernel_IO = module.param(name, nn.initializers.normal(stddev), (inputs, outputs))
+    normal = with_axes(nn.initializers.normal(stddev), *axes)
+    kernel_IO = module.param(name, normal, (inputs, outputs))
     y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
     if c.biases:
-        bias_O = module.param(f"{name}_bias", nn.initializers.zeros, (outputs,))
+        zeros = with_axes(nn.initializers.zeros, None if residual else axes[1])
+        bias_O = module.param(f"{name}_bias", zeros, (outputs,))
         y_MO += bias_O.astype(c.dtype)
     return split_rows(y_MO, *x_BTI.shape[:2])
 
@@ -429,7 +460,7 @@ def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> list[jax.Arra
     One array for global layers and, with a window, one for local layers; None without rotary
     positions.
     """
-    c = config
+    c = config.resolved()
     if c.positions != "rope":
         return None
     exponent = jnp.arange(0, c.head_size, 2) / c.head_size

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import score_last_token
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -97,12 +98,12 @@ def _number(score: Any) -> float:
 Rule = Callable[[dict, str, bool], float | None]  # (record, completion, stopped) -> score
 
 
-def model_score(model: ModelConfig) -> Callable[[dict, Rollout], jax.Array]:
+def model_score(model: Model) -> Callable[[dict, Rollout], jax.Array]:
     """The score of a reward model of this shape, which reads the policy's tokens."""
     return lambda scorer, rollout: score_last_token(model, scorer, rollout.tokens_BT)
 
 
-def model_reward(model: ModelConfig, scorer: dict) -> DeviceReward:
+def model_reward(model: Model, scorer: dict) -> DeviceReward:
     """A trained reward model."""
     return DeviceReward(model_score(model), scorer)
 
@@ -143,8 +144,10 @@ def retokenized_reward(
             {"prompt": record["prompt"], "completions": [text], "stopped": [stopped], "ranks": [0]}
             for record, text, stopped in rows_of(rollout, records, tokenizer)
         ]
-        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length)
-        return np.asarray(score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT)))
+        # What does not fit has no score, and HostReward says which row that is.
+        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length, LeftOut())
+        scores_B = score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT))
+        return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)
 
     return HostReward(score, "of another tokenizer")
 

@@ -58,6 +58,12 @@ class Tokenizer:
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer)
+        learned = backend.get_vocab_size()
+        if learned < vocab_size:  # the model would have logits that stand for nothing
+            raise UserError(
+                f"only {learned} tokens can be learned from these texts, not {vocab_size}; give a "
+                f"vocab_size of at most {learned}, or more text"
+            )
         return cls(backend)
 
     @classmethod
@@ -87,8 +93,21 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; never one of the special ids."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of `text`; never one of the special ids.
+
+        Raises:
+          UserError: if the text is no Unicode, since it has a half of a surrogate pair.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            place = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+            if place is None:
+                raise
+            raise UserError(
+                f"character {place + 1} of this text, {text[place]!a}, is half of a surrogate pair "
+                "and no character; remove it"
+            ) from error
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.data.left_out import LeftOut
+from gpt_jax.models.contract import Model
+from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.evaluate import HeldOut
@@ -58,10 +60,12 @@ class Functions(NamedTuple):
     Attributes:
       init: `(seed, *origin) -> TrainState`; the origin is what earlier stages left.
       step: `(state, batch, frozen) -> (state, metrics)`, jitted.
+      axes: the logical axes of all parameters, learned and frozen: `models.axes_of` the models.
     """
 
     init: Callable[..., TrainState]
     step: Step
+    axes: Axes
 
 
 class Parameters(NamedTuple):
@@ -96,9 +100,11 @@ class Stage:
       finish: applied to the state after the last step, before it is saved and evaluated.
       derive: further metrics, formed from the means (a perplexity, a rate).
       headline: the metrics that the progress bar shows.
+      left_out: what was cut or left out of the data.
+      longest: the most tokens of a row, where what reads the model later must know it.
     """
 
-    model: ModelConfig
+    model: Model
     tokenizer: Tokenizer
     train: TrainConfig
     functions: Functions
@@ -112,3 +118,5 @@ class Stage:
     finish: Callable[[TrainState, dict], TrainState] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {}
     headline: tuple[str, ...] = ("loss",)
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    longest: int | None = None

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
-from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.data.left_out import LeftOut
+from gpt_jax.data.packing import pad_comparisons, without_empty
 from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model, load_params
 
@@ -118,12 +120,9 @@ def test_the_reward_model_is_calibrated(run):
     """Invariant 8: mean 0 on demonstrations. Break `calibrate` in experiments/reward.py."""
     config = rlhf.presets["smoke"]()
     model, _, tokenizer = load_model(run[0] / "sft")
-    rows = config.data.read("demonstrations", "train")[: config.reward.calibration_rows]
-    rows = [
-        {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
-        for m in (row["messages"] for row in rows)
-    ]
-    batch = pad_comparisons(rows, tokenizer, config.reward.longest)
+    stage = reward.Config(init_from=f"{run[0]}/sft", reward=config.reward)
+    rows, longest = reward.calibration_rows(stage), trained_length(run[0] / "reward")
+    batch, _ = without_empty(pad_comparisons(rows, tokenizer, longest, LeftOut()), "rows", longest)
     scores = jax.jit(functools.partial(score_comparisons, model))(
         load_params(run[0] / "reward"), batch
     )
@@ -196,7 +195,14 @@ def test_real_files_take_the_same_path(shared_data, tmp_path):
             "",
         )
     )
-    assert results["reward_model"]["pairs"] > 900
+    counted = json.loads((tmp_path / "reward" / "data.json").read_text())["left_out"]
+    (missing,) = (
+        entry["count"]
+        for entry in counted
+        if entry["what"].startswith("held-out comparisons left out")
+    )
+    assert results["reward_model"]["pairs"] + missing > 900
+    assert "What was left out" in (tmp_path / "report.html").read_text()
     assert all(model["gold"] is None for model in results["models"])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpt_jax.data.batches import Tokens, pad_prompts
 from gpt_jax.errors import UserError
-from gpt_jax.generate import generate, init_cache
+from gpt_jax.generate import generate
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
 from gpt_jax.models import (
     KVCache,
@@ -20,6 +20,7 @@ from gpt_jax.models import (
     token_logprobs,
     transformer,
 )
+from gpt_jax.models.contract import init_cache
 
 PAD, STOP, C = 0, 1, 6
 init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnums=0)

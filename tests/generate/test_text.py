@@ -9,12 +9,13 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate import text as text_module
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.generate.sampling import Sampling
-from gpt_jax.generate.text import TextModel, drop_old_turns
+from gpt_jax.generate.text import TextModel
 from gpt_jax.models import forward, init
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text import chat
+from gpt_jax.text.chat import shorter
 from gpt_jax.text.tokenizer import Tokenizer
 
 SHORT = Sampling(max_new_tokens=8, seed=3)
@@ -209,7 +210,7 @@ def test_what_does_not_fit_is_named_and_old_turns_are_left_out(model):
 
 def test_a_prompt_without_a_user_is_kept_whole():
     messages = [{"role": "system", "content": "ss"}, {"role": "assistant", "content": "a"}]
-    assert drop_old_turns(messages, lambda m: [0] * len(m), 1) == messages
+    assert shorter(messages) == [messages]
 
 
 def test_completions_on_a_mesh_are_those_of_one_device(model):
