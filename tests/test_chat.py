@@ -25,7 +25,7 @@ from gpt_jax.train.state import TrainState
 
 @pytest.fixture(scope="module")
 def assistant() -> Assistant:
-    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=280)
+    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=276)
     config = ModelConfig(tokenizer.vocab_size, context_length=64, width=16, layers=1, heads=2)
     params = models.init(config, jax.random.key(0))
     model = TextModel(config, params, tokenizer)

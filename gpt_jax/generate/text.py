@@ -28,8 +28,7 @@ from gpt_jax.data.batches import pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import generate, most_likely
 from gpt_jax.generate.sampling import Sampling
-from gpt_jax.models.contract import Model
-from gpt_jax.models.transformer import Params
+from gpt_jax.models.contract import Model, Params
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.text import chat
 from gpt_jax.text.chat import Message

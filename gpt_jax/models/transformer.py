@@ -29,7 +29,7 @@ from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.cache import KVCache, align, write
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, align, write
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
@@ -37,8 +37,6 @@ from gpt_jax.models.layers import Norm, dense, normal
 from gpt_jax.models.positions import rotary_angles, rotate, sinusoids
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import Axes, constrain
-
-MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it.
 
 
 @contract.init.register(ModelConfig)
