@@ -24,11 +24,11 @@ setup(
         "importlib-resources>=6",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.12",
         "matplotlib>=3.8",
+        "ml-dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11",
         "rich>=13",
-        "safetensors>=0.4",
         "scikit-learn>=1.4",
         "tensorflow-datasets>=4.9.8",
         "tokenizers>=0.21",

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.flops import forward_flops
+from gpt_jax.models.heads import axes_of
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.online import iteration_programs
 from gpt_jax.plan.workload import StepPlan, Workload
@@ -44,17 +45,18 @@ class Config(OnlineConfig):
     ppo: PPO
 
 
-def optimizer_of(recipe: PPO, steps: int) -> optax.GradientTransformation:
+def optimizer_of(recipe: PPO, model: ActorCritic, steps: int) -> optax.GradientTransformation:
     """The optimizer of policy and value model, over all updates of the run."""
-    return make_optimizer(recipe.optimizer, steps * recipe.passes.updates)
+    return make_optimizer(recipe.optimizer, steps * recipe.passes.updates, axes_of(*model))
 
 
 def functions(recipe: PPO, model: ActorCritic, scoring: Scoring, steps: int) -> Functions:
     """The stage's functions; `init(seed, policy, value)` is `actor_critic.init_state`."""
-    optimizer = optimizer_of(recipe, steps)
+    optimizer = optimizer_of(recipe, model, steps)
     return Functions(
         functools.partial(init_state, recipe, model, optimizer),
         make_iteration(ppo(recipe, model), optimizer, scoring.reward, recipe.offload_frozen),
+        axes_of(*model, *scoring.models),
     )
 
 
@@ -118,7 +120,7 @@ def plan(work: Workload, mesh: Mesh) -> StepPlan:
     )
     shapes, steps = ActorCritic(model, model), work.train.steps
     made = functions(recipe, shapes, model_scoring(model), steps)
-    optimizer = optimizer_of(recipe, steps)
+    optimizer = optimizer_of(recipe, shapes, steps)
     # Prompts need no logits. Policy, reference, value and reward score; policy and value learn.
     body, told = (forward_flops(model, work.length, logits=n) for n in (0, new))
     each = told + (2 * body + 2 * told) + 3 * recipe.epochs * (body + told)

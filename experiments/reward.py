@@ -26,9 +26,9 @@ from gpt_jax.data.packing import comparison_length, pad_comparisons, without_emp
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.losses.ranking import ranking_loss
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init, param_shapes
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
 from gpt_jax.ranges import Positive, check_ranges
@@ -140,7 +140,9 @@ def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on K completions of every prompt, for the planner."""
     model, rows = work.model, work.rows * work.completions
     functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, first(model))
-    backbone = states.abstract(lambda: init(model, jax.random.key(0)), mesh=mesh)
+    backbone = states.abstract(
+        lambda: init(model, jax.random.key(0)), mesh=mesh, axes=functions.axes
+    )
     shape_BKT = (work.rows, work.completions, work.length)
     batch = Comparisons(tokens(*shape_BKT), floats(*shape_BKT), ints(*shape_BKT[:2]))
     return StepPlan(

@@ -16,47 +16,42 @@ Expected (tiny, microworld): gold score base < SFT < PPO; see the README for the
 import dataclasses
 import json
 import time
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import rich
 from jax.sharding import Mesh
 
 from experiments import ppo, pretrain, reward, sft
 from gpt_jax import files
-from gpt_jax.data import baselines
-from gpt_jax.data.batches import pad_prompts
+from gpt_jax.data import baselines, sources
 from gpt_jax.data.left_out import DROPPED, LeftOut
-from gpt_jax.data.microworld import gold_score, make_world
-from gpt_jax.data.packing import (
-    pad_comparisons,
-    pad_prompt_records,
-    row_length,
-    without_empty,
-)
-from gpt_jax.data.sources import MICROWORLD
+from gpt_jax.data.packing import pad_comparisons, without_empty
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
-from gpt_jax.evaluate import answers as evaluation
-from gpt_jax.evaluate.answers import Answers, ranking_accuracies
-from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
+from gpt_jax.evaluate import policies
+from gpt_jax.evaluate.answers import ranking_accuracies
+from gpt_jax.evaluate.statistics import mean_interval
+from gpt_jax.generate.sampling import Sampling
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
+from gpt_jax.tasks.microworld import MICROWORLD
+from gpt_jax.tasks.prompts import task_of
+from gpt_jax.tasks.task import Task, opening
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
 from gpt_jax.train.gradient import GradientRecipe
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.record import record_config
 from gpt_jax.train.run import is_finished
+from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Stage
 
 
@@ -159,7 +154,7 @@ def look_ahead(
 
     for name in unfinished:
         stages[name] = prepare[name](configs[name])
-    evaluation_prompts(config, files.tokenizer, LeftOut())
+    evaluation_prompts(config, task_of(config.data), files.tokenizer, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
     return stages
@@ -192,94 +187,23 @@ def timed(folder: Path, name: str, stage):
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    model, sft_params, tokenizer = load_model(folder / "sft", mesh)
-    _, base_params, _ = load_model(folder / "pretrain", mesh)
-    _, ppo_params, _ = load_model(folder / "ppo", mesh)
-    scorer = load_params(folder / "reward", mesh)
-    preference = model_reward(model, scorer)
-    temperature, new_tokens = config.ppo.temperature, config.ppo.max_new_tokens
-
+    sft, base, ppo = (open_run(folder, name, mesh) for name in ("sft", "base", "ppo"))
+    preference = model_reward(sft.config, load_params(folder / "reward", mesh))
+    task = task_of(config.data)
     left_out = LeftOut()
-    rows = evaluation_prompts(config, tokenizer, left_out)
-    room = model.context_length - new_tokens
-    chats = pad_prompt_records(rows, tokenizer, room, left_out, "held-out prompts")
-    # The base model never saw the chat tokens: it gets the conversation as a document.
-    layout = chat.render_document_prompt
-    kept = [chat.shorten(row["prompt"], tokenizer, room, layout) for row in rows]
-    rendered = [layout(messages, tokenizer) for messages in kept]
-    documents = pad_prompts(rendered, row_length(rendered, room), tokenizer.pad_id)
-
-    def answers(name: str, params: dict, prompts, count: int) -> list[Answers]:
-        return [
-            evaluation.sample(
-                model,
-                params,
-                prompts,
-                tokenizer,
-                max_new_tokens=new_tokens,
-                temperature=temperature,
-                seed=config.seed,
-                mesh=mesh,
-                purpose=f"evaluate/{name}/{i}",
-            )
-            for i in range(count)
-        ]
-
-    n = config.evaluate.answers
-    # One more, so that best-of-n meets answers that it was not chosen from.
-    sft_answers = answers("SFT", sft_params, chats, n + 1)
-    base_answers = answers("base", base_params, documents, n)
-    by_model = {
-        "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
-        "SFT": sft_answers,
-        f"best-of-{n}": [evaluation.best_of(sft_answers[:n], preference, tokenizer, mesh)],
-        "PPO": answers("PPO", ppo_params, chats, n),
-    }
-    # (answers, prompts) each; the answers to one prompt are averaged before anything is resampled.
-    rewards = {
-        name: np.array([evaluation.score(a, preference, mesh) for a in group])
-        for name, group in by_model.items()
-    }
-    gold = config.data.has_gold and {
-        name: np.array([gold_scores(rows, a) for a in group]) for name, group in by_model.items()
-    }
-    scores, clusters = gold or rewards, topics(rows, config.data.has_gold)
-
-    def spread(params: dict, group: list[Answers]) -> dict[str, float]:
-        return evaluation.divergence(model, params, sft_params, group[0], temperature, mesh)
-
-    divergences = {
-        "SFT": spread(sft_params, by_model["SFT"]),
-        # The KL of best-of-n is log n - (n-1)/n at most (Stiennon et al. 2020, G.3).
-        f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
-        "PPO": spread(ppo_params, by_model["PPO"]),
-    }
-
-    def against_sft(name: str) -> dict:
-        """The difference of a model's scores from SFT's, prompt by prompt, and who wins."""
-        ours, theirs, meets = scores[name], scores["SFT"], True
-        if name == "SFT":
-            return {"win_rate_vs_sft": None}
-        found = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
-        if name == f"best-of-{n}":
-            ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
-            meets = np.eye(n + 1)[:, :, None]
-        found |= win_rate(ours, theirs, clusters, meets_ABN=meets)._asdict()
-        return {f"{key}_vs_sft": value for key, value in found.items()}
-
-    models = [
-        {
-            "name": name,
-            "gold": mean_interval(gold[name].mean(0), clusters) if gold else None,
-            "reward": mean_interval(rewards[name].mean(0), clusters),
-            **against_sft(name),
-            "correct": correctness(rows, group) if gold else None,
-            "kl_from_sft": divergences.get(name, {}).get("kl"),
-            "length": float(np.mean([a.lengths.mean() for a in group])),
-            "entropy": divergences.get(name, {}).get("entropy"),
-        }
-        for name, group in by_model.items()
-    ]
+    rows = evaluation_prompts(config, task, sft.tokenizer, left_out)
+    sampling = Sampling(
+        max_new_tokens=config.ppo.max_new_tokens,
+        temperature=config.ppo.temperature,
+        n=config.evaluate.answers,
+        seed=config.seed,
+    )
+    models, found = policies.compare(
+        policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference),
+        task,
+        rows,
+        sampling,
+    )
     return {
         "experiment": "rlhf",
         "preset": config.preset,
@@ -292,26 +216,28 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],
-                "answers": {name: group[0].texts[i] for name, group in by_model.items()},
+                "answers": {name: one.texts_AN[0][i] for name, one in found.items()},
             }
             for i in range(min(config.evaluate.samples, len(rows)))
         ],
     }
 
 
-def evaluation_prompts(config: Config, tokenizer: Tokenizer, left_out: LeftOut) -> list[dict]:
+def evaluation_prompts(
+    config: Config, task: Task, tokenizer: Tokenizer, left_out: LeftOut
+) -> list[dict]:
     """Held-out prompts that fit as turns and as a document, drawn by what they say.
 
     Raises:
       UserError: if none fits.
     """
-    rows = config.data.read("prompts", "test")
+    rows = task.rows("test")
     room = config.pretrain.model.context_length - config.ppo.max_new_tokens
     layouts = (chat.render_prompt, chat.render_document_prompt)
     fitting = [
         row
         for row in rows
-        if all(chat.shorten(row["prompt"], tokenizer, room, layout) for layout in layouts)
+        if all(chat.shorten(task.prompt(row), tokenizer, room, layout) for layout in layouts)
     ]
     left_out.add(DROPPED, "held-out prompts", len(rows), room, len(rows) - len(fitting))
     if not fitting:
@@ -320,32 +246,6 @@ def evaluation_prompts(config: Config, tokenizer: Tokenizer, left_out: LeftOut) 
             "--ppo.max-new-tokens"
         )
     return sample_rows(fitting, config.evaluate.prompts, config.seed)
-
-
-def topics(rows: list[dict], in_microworld: bool) -> list[Hashable]:
-    """What each prompt is about: prompts on one fact, or with one opening, are not independent."""
-    if in_microworld:
-        return [make_world().question(row["prompt"][-1]["content"]).about for row in rows]
-    return [
-        next(turn["content"] for turn in row["prompt"] if turn["role"] == "user") for row in rows
-    ]
-
-
-def gold_scores(rows: list[dict], answers: Answers) -> np.ndarray:
-    """The gold score of every answer, float64 (prompts,)."""
-    return np.array(
-        [
-            gold_score(row["prompt"][-1]["content"], text, stopped)
-            for row, text, stopped in zip(rows, answers.texts, answers.stopped, strict=True)
-        ]
-    )
-
-
-def correctness(rows: list[dict], group: list[Answers]) -> float:
-    """Share of right answers."""
-    judge = make_world().is_correct
-    pairs = [pair for a in group for pair in zip(rows, a.texts, strict=True)]
-    return float(np.mean([judge(row["prompt"][-1]["content"], text) for row, text in pairs]))
 
 
 def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
@@ -363,10 +263,10 @@ def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
         padded,
         mesh,
     )
-    in_microworld = (config.data.test_comparisons or config.data.comparisons) == MICROWORLD
-    clusters = topics(test, in_microworld)
+    in_microworld = (config.data.test_comparisons or config.data.comparisons) == sources.MICROWORLD
+    cluster = MICROWORLD.cluster if in_microworld else opening
     return {
-        "accuracy": mean_interval(correct_P, [clusters[row] for row in rows_P]),
+        "accuracy": mean_interval(correct_P, [cluster(test[row]) for row in rows_P]),
         "pairs": len(correct_P),
         "longer_answer_baseline": baselines.longer_answer(test),
         "bag_of_words_baseline": baselines.bag_of_words(train, test),

@@ -17,7 +17,7 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.models.transformer import init, param_shapes
+from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.train import command
 from gpt_jax.train import state as states
@@ -81,7 +81,9 @@ def main(config: Config, loss: LossFn = lm_loss) -> None:
 def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on packed conversations, for the planner: the base model's, from its parameters."""
     functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, first)
-    params = states.abstract(lambda: init(work.model, jax.random.key(0)), mesh=mesh)
+    params = states.abstract(
+        lambda: init(work.model, jax.random.key(0)), mesh=mesh, axes=functions.axes
+    )
     batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
     programs = gradient_step(functions, (params,), batch, mesh)
     return pretrain.plan(work, mesh)._replace(programs=programs)

@@ -5,10 +5,12 @@ import numpy as np
 
 from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, put
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
+from gpt_jax.models.heads import axes_of
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
+AXES = axes_of(MODEL)
 
 
 def params(model=MODEL, seed=0, scale=5.0):
@@ -43,10 +45,11 @@ def prompts(rng, n, length=12):
 
 def stage(functions: Functions, train: LoopConfig, batch_at, **fields) -> Stage:
     """A stage for `fit` and `run_stage`, of the tiny model."""
-    defaults = dict(row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0)
+    defaults = dict(
+        tokenizer=None, row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0
+    )
     return Stage(
         model=MODEL,
-        tokenizer=None,
         train=train,
         functions=functions,
         batch_at=batch_at,

@@ -29,9 +29,10 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
-from gpt_jax.kernels.attention.api import KERNELS, make_options
+from gpt_jax.kernels.attention.api import kernel, make_options
 from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.kernels.decode_attention.api import KERNELS as DECODE_KERNELS
 from gpt_jax.kernels.linear_cross_entropy import (
@@ -100,7 +101,7 @@ def attention_cases(B: int, T: int, N: int, K: int, H: int, dtype) -> list[Case]
 
     options = make_options(arrays[0], True, None, None, None)
     names = OUR_KERNELS[jax.devices()[0].platform]
-    names = [name for name in names if KERNELS[name].takes(*arrays[:2], options)]
+    names = [name for name in names if kernel(name).takes(*arrays[:2], options)]
     by_xla = functools.partial(ours, implementation="xla")
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
@@ -265,12 +266,11 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contestant")
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     parser.add_argument("--refresh-blocks", action="store_true", help="measure Triton's tiles")
-    given = parser.parse_args()
-    try:
+    with terminal.ending_plainly():
+        given = parser.parse_args()
+        if given.rounds < 1:
+            raise UserError(f"--rounds is {given.rounds}, but must be at least 1; change it")
         if given.refresh_blocks:
             refresh_blocks(given.rounds)
         else:
             main(given.rounds, given.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

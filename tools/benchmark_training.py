@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gpt_jax import terminal
+from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.models import ModelConfig, forward, init, token_nll
 from gpt_jax.models.presets import tiny
+from gpt_jax.ranges import NonNegative, NonNegativeFloat, Positive, check_ranges
 from gpt_jax.train.host import keep_freed_memory
 
 
@@ -38,12 +40,15 @@ from gpt_jax.train.host import keep_freed_memory
 class Benchmark:
     """B sequences of the model's context length per step; `rounds` turns of `steps` steps each."""
 
-    batch: int = 32
-    vocab_size: int = 1024
-    learning_rate: float = 1e-3
-    rounds: int = 10
-    steps: int = 4
-    warmup: int = 3
+    batch: Positive = 32
+    vocab_size: Positive = 1024
+    learning_rate: NonNegativeFloat = 1e-3
+    rounds: Positive = 10
+    steps: Positive = 4
+    warmup: NonNegative = 3
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 def main(benchmark: Benchmark, output: Path | None = None) -> dict[str, float]:
@@ -96,19 +101,19 @@ def jax_step(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(benchmark.learning_rate, weight_decay=0.01)
     )
-    tokens_BT = jnp.asarray(tokens_BT)
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    segment_ids_BT = jnp.ones_like(tokens_BT)
+    ids_BT = jnp.asarray(tokens_BT)
+    positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
+    tokens_BT = Tokens(ids_BT, positions_BT, jnp.ones_like(ids_BT))
 
-    def loss_fn(params, tokens_BT, positions_BT, segment_ids_BT):
-        hidden_BTD, _ = forward(config, params, tokens_BT, positions_BT, segment_ids_BT)
-        targets_BT = jnp.roll(tokens_BT, -1, axis=1)
+    def loss_fn(params, tokens_BT):
+        hidden_BTD, _ = forward(config, params, tokens_BT)
+        targets_BT = jnp.roll(tokens_BT.ids, -1, axis=1)
         weights_BT = jnp.ones(targets_BT.shape).at[:, -1].set(0.0)
         return token_nll(config, params, hidden_BTD, targets_BT, weights_BT) / weights_BT.sum()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(params, optimizer_state, *batch):
-        loss, gradients = jax.value_and_grad(loss_fn)(params, *batch)
+    def train_step(params, optimizer_state, tokens_BT):
+        loss, gradients = jax.value_and_grad(loss_fn)(params, tokens_BT)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state, loss
 
@@ -116,7 +121,7 @@ def jax_step(
     state = [params, optimizer.init(params)]
 
     def step():
-        *state[:], loss = train_step(*state, tokens_BT, positions_BT, segment_ids_BT)
+        *state[:], loss = train_step(*state, tokens_BT)
         float(loss)
 
     return step
@@ -192,9 +197,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--output", type=Path, help="also write the numbers here, as JSON")
     parser.add_argument("--rounds", type=int, default=Benchmark.rounds)
-    arguments = parser.parse_args()
-    try:
+    with terminal.ending_plainly():
+        arguments = parser.parse_args()
         main(Benchmark(rounds=arguments.rounds), arguments.output)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)

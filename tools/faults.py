@@ -31,9 +31,11 @@ import numpy as np
 import tyro
 
 from experiments import rlhf
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.rules import path_name
+from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_params
 
@@ -44,17 +46,20 @@ PATIENCE = 1800.0  # seconds after which a run that does not move is called hung
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    kills: int = 50
+    kills: NonNegative = 50
     """SIGKILLs, as many in each stage, or one more."""
-    pretrain: int = 96
+    pretrain: Positive = 96
     """Steps of the stage; likewise below."""
-    sft: int = 64
-    reward: int = 64
-    ppo: int = 16
-    seed: int = 0
+    sft: Positive = 64
+    reward: Positive = 64
+    ppo: Positive = 16
+    seed: NonNegative = 0
     """Of the moments."""
     folder: str | None = None
     """Where the two runs go; by default a temporary folder."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
     @property
     def steps(self) -> dict[str, int]:
@@ -256,8 +261,5 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with terminal.ending_plainly():
         sys.exit(main(tyro.cli(Config, description=__doc__)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -23,12 +23,13 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import rich
 import tyro
 
+from gpt_jax import terminal
 from gpt_jax.chips import CHIPS, Chip
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
@@ -39,6 +40,7 @@ from gpt_jax.plan.compiled import DoesNotFit, Program, compile_program
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.page import plan_table, write_plan
 from gpt_jax.plan.workload import StepPlan, Workload
+from gpt_jax.ranges import NonNegative, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.report.stages import STAGES
 from gpt_jax.train import command
 from gpt_jax.train.optim import OptimizerConfig
@@ -59,27 +61,30 @@ class Config:
     stage: Stage = "pretrain"
     mesh: MeshConfig = MeshConfig()
     """`--mesh fsdp=64,tensor=8`; with no axis given, fsdp takes every device."""
-    rows: int = 0
+    rows: NonNegative = 0
     """Sequences per step (reward: prompts; PPO: episodes); 0: as few as the mesh can split."""
-    length: int = 0
+    length: NonNegative = 0
     """Tokens per sequence; 0: the model's context_length."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Micro-batches per update (PPO: minibatches)."""
-    completions: int = 4
+    completions: Annotated[int, Range(2, 2**31 - 1)] = 4
     """Ranked completions per prompt, for the reward model."""
-    new_tokens: int = 256
+    new_tokens: Positive = 256
     """Tokens sampled per episode, for PPO; the prompt is the rest of `length`."""
-    epochs: int = 4
+    epochs: Positive = 4
     """Passes over the episodes of an iteration, for PPO."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Its learning rate and schedule do not matter here."""
-    tokens: float = 300e9
+    tokens: PositiveFloat = 300e9
     """The budget that chip-hours are given for."""
     search: bool = False
     """Try the meshes and recomputation policies that divide, and rank those that fit."""
-    compiles: int = 4
+    compiles: Positive = 4
     """How many candidates of a search are compiled."""
     run_dir: str = "runs/plan/default"
+
+    def __post_init__(self):
+        check_ranges(self)
 
     @property
     def chip(self) -> Chip:
@@ -235,7 +240,7 @@ def candidates(config: Config, count: int) -> list[Config]:
     """
     found = []
     divisors = [n for n in range(1, count + 1) if count % n == 0]
-    c, length = config.model, config.length or config.model.context_length
+    c, length = config.model.resolved(), config.length or config.model.context_length
     for tensor, fsdp, context, remat in itertools.product(divisors, divisors, divisors, REMATS):
         inner = tensor * fsdp * context
         if count % inner or c.kv_heads % tensor or c.width % fsdp or c.mlp_width % tensor:
@@ -245,7 +250,7 @@ def candidates(config: Config, count: int) -> list[Config]:
         changed = dataclasses.replace(
             config,
             mesh=MeshConfig(count // inner, fsdp, tensor, context),
-            model=dataclasses.replace(c, remat=remat),
+            model=dataclasses.replace(config.model, remat=remat),
         )
         try:
             settled = settle(changed, count)
@@ -351,8 +356,5 @@ def find_preset(name: str) -> ModelConfig:
 
 
 if __name__ == "__main__":
-    try:
+    with terminal.ending_plainly():
         main(parse(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

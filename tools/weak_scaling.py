@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
-import matplotlib
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from gpt_jax.errors import UserError
+from gpt_jax import terminal
 from gpt_jax.parallel.mesh import MeshConfig
 from gpt_jax.plan import targets
 from gpt_jax.plan.page import GIB, write_plan
+from gpt_jax.ranges import Positive, check_ranges
 from tools import plan
 
 # A 13B model needs no more than 512 shards; beyond them there are replicas.
@@ -38,8 +35,11 @@ class Config:
     """A preset."""
     chip: str = "v5p"
     slices: tuple[str, ...] = SLICES
-    rows_per_chip: int = 1
+    rows_per_chip: Positive = 1
     run_dir: str = "runs/weak_scaling/default"
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 def main(config: Config) -> None:
@@ -93,6 +93,10 @@ def sent(one: dict) -> float:
 
 def plot(plans: list[dict], title: str, path: Path) -> None:
     """Memory, communication and MFU over the number of chips, side by side."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     chips = [one["devices"] for one in plans]
     panels = {
         "HBM in use per chip (GiB)": [p["programs"][0]["hbm_bytes"] / GIB for p in plans],
@@ -116,8 +120,5 @@ def plot(plans: list[dict], title: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with terminal.ending_plainly():
         main(tyro.cli(Config, description=__doc__))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

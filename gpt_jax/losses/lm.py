@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.data.batches import Batch
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model, forward
 from gpt_jax.models.heads import token_logprobs, token_nll
-from gpt_jax.models.transformer import forward
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 Loss = tuple[jax.Array, jax.Array, Metrics]  # numerator, denominator, metrics
@@ -27,7 +26,7 @@ def weighted_nll(logprobs_BT: jax.Array, weights_BT: jax.Array) -> Loss:
 
 
 def predictions(
-    model: ModelConfig, params: dict, batch: Batch, key: jax.Array | None = None
+    model: Model, params: dict, batch: Batch, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(hidden_BTD, targets_BT, weights_BT) of predicting every next token of packed rows.
 
@@ -41,7 +40,7 @@ def predictions(
 
 
 def next_tokens(
-    model: ModelConfig, params: dict, batch: Batch, key: jax.Array | None = None
+    model: Model, params: dict, batch: Batch, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(logprobs_BT, entropy_BT, weights_BT) of `predictions`, for losses of one's own."""
     hidden_BTD, targets_BT, weights_BT = predictions(model, params, batch, key)
@@ -50,7 +49,7 @@ def next_tokens(
 
 
 def lm_loss(
-    model: ModelConfig,
+    model: Model,
     learned: dict,
     batch: Batch,
     key: jax.Array | None = None,

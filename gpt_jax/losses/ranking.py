@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gpt_jax.data.batches import Comparisons
 from gpt_jax.losses.lm import Loss
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import score_last_token
 
 
@@ -47,7 +47,7 @@ def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
     return numerator, denominator, metrics
 
 
-def score_comparisons(model: ModelConfig, scorer: dict, batch: Comparisons) -> jax.Array:
+def score_comparisons(model: Model, scorer: dict, batch: Comparisons) -> jax.Array:
     """Scores of every completion, float32 (B, K), in one forward pass over B*K rows."""
     b, k, t = batch.tokens_BKT.ids.shape
     tokens_MT = jax.tree.map(lambda x: jnp.reshape(x, (b * k, t)), batch.tokens_BKT)
@@ -55,7 +55,7 @@ def score_comparisons(model: ModelConfig, scorer: dict, batch: Comparisons) -> j
 
 
 def ranking_loss(
-    model: ModelConfig,
+    model: Model,
     learned: dict,
     batch: Comparisons,
     key: jax.Array | None = None,

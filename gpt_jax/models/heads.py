@@ -8,17 +8,39 @@ import jax.numpy as jnp
 
 from gpt_jax.data.batches import Tokens
 from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
-from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import Params, forward, init
+from gpt_jax.models.contract import Model, Params, forward, init, logical_axes, unembedding
+from gpt_jax.parallel.rules import Axes
+
+# Every device keeps a head whole, and no head is kept in bfloat16, so that scores are float32.
+HEAD_AXES: Axes = {"head/kernel_D": (None,), "head/bias": ()}
 
 
-def unembedding(config: ModelConfig, params: Params) -> jax.Array:
-    """unembed_VD float32: the embedding when tied, else its own matrix."""
-    return params["embed"]["tokens"] if config.tied else params["unembed"]["kernel"].T
+def axes_of(*models: Model) -> Axes:
+    """The logical axes of all parameters of these models and of heads on them.
+
+    Raises:
+      ValueError: if two models mean different axes by one path.
+    """
+    axes = dict(HEAD_AXES)
+    for model in models:
+        for path, names in logical_axes(model).items():
+            if axes.setdefault(path, names) != names:
+                raise ValueError(f"{path} has axes {axes[path]} in one model, {names} in another")
+    return axes
+
+
+def is_scorer(params: Params) -> bool:
+    """Whether these are a scorer's parameters, and not a language model's."""
+    return "head" in params
+
+
+def is_head(path: str) -> bool:
+    """Whether a parameter belongs to a scalar head."""
+    return any(f"/{path}".endswith(f"/{name}") for name in HEAD_AXES)
 
 
 def token_logprobs(
-    config: ModelConfig,
+    config: Model,
     params: Params,
     hidden_BTD: jax.Array,
     targets_BT: jax.Array,
@@ -39,7 +61,7 @@ def token_logprobs(
 
 
 def token_nll(
-    config: ModelConfig,
+    config: Model,
     params: Params,
     hidden_BTD: jax.Array,
     targets_BT: jax.Array,
@@ -52,13 +74,13 @@ def token_nll(
     return linear_cross_entropy_sum(hidden_BTD, unembedding(config, params), targets_BT, weights_BT)
 
 
-def last_logits(config: ModelConfig, params: Params, hidden_BD: jax.Array) -> jax.Array:
+def last_logits(config: Model, params: Params, hidden_BD: jax.Array) -> jax.Array:
     """logits_BV float32 of the token that follows each hidden state."""
     unembed_VD = unembedding(config, params).astype(hidden_BD.dtype)
     return jnp.einsum("BD,VD->BV", hidden_BD, unembed_VD, preferred_element_type=jnp.float32)
 
 
-def init_scalar_head(key: jax.Array, config: ModelConfig, zero: bool = False) -> Params:
+def init_scalar_head(key: jax.Array, config: Model, zero: bool = False) -> Params:
     """A linear map to one number: N(0, 1/sqrt(D + 1)) (Stiennon et al. 2020), or all zero."""
     stddev = 0.0 if zero else (config.width + 1) ** -0.5
     return {
@@ -76,20 +98,20 @@ def scalar_head(head: Params, hidden_BTD: jax.Array) -> jax.Array:
 
 
 def init_scorer(
-    config: ModelConfig, backbone_params: Params, key: jax.Array, zero: bool = False
+    config: Model, backbone_params: Params, key: jax.Array, zero: bool = False
 ) -> Params:
     """A scorer that starts from a language model's parameters and a fresh head."""
     return {"backbone": backbone_params, "head": init_scalar_head(key, config, zero)}
 
 
-def scorer_shapes(config: ModelConfig) -> Params:
+def scorer_shapes(config: Model) -> Params:
     """A scorer's parameters as ShapeDtypeStructs; nothing is allocated."""
     key = jax.random.key(0)
     return jax.eval_shape(lambda: init_scorer(config, init(config, key), key))
 
 
 def score_tokens(
-    config: ModelConfig,
+    config: Model,
     scorer: Params,
     tokens_BT: Tokens,
 ) -> jax.Array:
@@ -99,7 +121,7 @@ def score_tokens(
 
 
 def score_last_token(
-    config: ModelConfig,
+    config: Model,
     scorer: Params,
     tokens_BT: Tokens,
 ) -> jax.Array:

@@ -1,19 +1,24 @@
-"""The one place that says how arrays are sharded: two small tables.
+"""How logical axes lie over the mesh: the one table of what is split over which mesh axes.
 
-`PARAMETERS` names the logical axes of every parameter by its path; `MESH_AXES` says over which
-mesh axes a logical axis is split. Changing how a model is sharded is changing a row.
+A model declares the logical axes of its parameters beside them (`models/contract.py`). Changing how
+it is sharded is changing a row of `MESH_AXES`.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.errors import UserError
+
+# Of every parameter, by its path: {"blocks/mlp/up": ("layers", "width", "mlp")}. "layers" is
+# the axis of the layer scan; it is not split, like None and every name that `MESH_AXES` lacks.
+Axes = Mapping[str, tuple[str | None, ...]]
 
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -29,43 +34,41 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
 # a batch; others are not split.
 BATCH_LETTERS = {"B": "batch", "T": "length"}
 
-# The first pattern found in a parameter's path wins. Optimizer moments and averages repeat the
-# path of their parameter, so they are sharded alike. "layers" is the axis of the layer scan.
-PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"embed/tokens$", ("vocab", "width")),
-    (r"embed/positions$", (None, "width")),
-    (r"attn/(q|k|v)$", ("layers", "width", "heads")),
-    (r"attn/(q|k|v)_bias$", ("layers", "heads")),
-    (r"attn/out$", ("layers", "heads", "width")),
-    (r"mlp/(up|gate)$", ("layers", "width", "mlp")),
-    (r"mlp/(up|gate)_bias$", ("layers", "mlp")),
-    (r"mlp/down$", ("layers", "mlp", "width")),
-    (r"(out|down)_bias$", ("layers", None)),
-    (r"_norm/(scale|bias)$", ()),  # small: every device keeps them whole
-    (r"unembed/kernel$", ("width", "vocab")),
-    (r"head/(kernel_D|bias)$", ()),
-)
-
 
 def path_name(path: tuple) -> str:
     """A pytree path as `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def logical_axes(name: str, ndim: int) -> tuple[str | None, ...]:
-    """The logical axes of the array at `name`; scalars (counters, coefficients) have none."""
+def find_axes(axes: Axes, name: str, ndim: int) -> tuple[str | None, ...]:
+    """The logical axes of the array at `name`, a parameter's or one that repeats its path.
+
+    Moments, masters and averages lie at the path of their parameter behind a prefix, and a factor
+    of a second moment at `PATH/row` or `PATH/col`: the longest path that `name` ends with counts.
+    Scalars (counters, coefficients) have no axes.
+
+    Raises:
+      UserError: naming the array, if there is none.
+    """
     if ndim == 0:
         return ()
-    parameter, _, factor = name.rpartition("/")
-    if factor in ("row", "col"):  # of a factored second moment, each lacks one axis
-        axes = logical_axes(parameter, ndim + 1)
-        return axes[:-1] if factor == "row" else (*axes[:-2], axes[-1])
-    for pattern, axes in PARAMETERS:
-        if re.search(pattern, name):
-            return axes
+    parts = name.split("/")
+    factor = parts[-1] if parts[-1] in ("row", "col") else None
+    for start in range(len(parts)):
+        found = axes.get("/".join(parts[start:]))
+        if found is not None and len(found) == ndim:
+            return found
+        found = axes.get("/".join(parts[start:-1])) if factor else None
+        if found is not None and len(found) == ndim + 1:  # each factor lacks one axis
+            return found[:-1] if factor == "row" else (*found[:-2], found[-1])
     raise UserError(
-        f"no sharding rule matches {name}; add a row to PARAMETERS in parallel/rules.py"
+        f"no sharding rule matches {name}; declare its logical axes where its model declares it"
     )
+
+
+def is_matrix(axes: tuple[str | None, ...]) -> bool:
+    """Whether a parameter of these logical axes is a matrix, or one per layer."""
+    return len([axis for axis in axes if axis != "layers"]) == 2
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -78,8 +81,13 @@ def shards(mesh: Mesh | AbstractMesh, axis: str | None) -> int:
     return math.prod(mesh.shape[name] for name in MESH_AXES.get(axis, ())) if axis else 1
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, axes: Axes) -> Any:
     """The NamedSharding of every leaf of a tree of arrays or ShapeDtypeStructs.
+
+    Args:
+      tree: parameters, or whatever holds arrays at the paths of parameters, as a state does.
+      mesh: over which they are split.
+      axes: the logical axes of the parameters.
 
     Raises:
       UserError: naming the first tensor whose axis the mesh does not divide.
@@ -87,8 +95,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     def one(path, leaf) -> NamedSharding:
         name = path_name(path)
-        axes = logical_axes(name, leaf.ndim)
-        for size, axis in zip(leaf.shape, axes, strict=False):
+        found = find_axes(axes, name, leaf.ndim)
+        for size, axis in zip(leaf.shape, found, strict=True):
             if size % (parts := shards(mesh, axis)):
                 over = " x ".join(MESH_AXES[axis])
                 raise UserError(
@@ -96,7 +104,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
                     f"of {over} = {parts}; {over} = {math.gcd(size, parts)} would do, or an axis "
                     f"of {max(1, round(size / parts)) * parts}"
                 )
-        return NamedSharding(mesh, partition_spec(axes))
+        return NamedSharding(mesh, partition_spec(found))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

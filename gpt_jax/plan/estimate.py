@@ -70,7 +70,7 @@ def seconds(
     gradients; `tensor` reduces four activations per layer (Shoeybi et al. 2020, section 3);
     `context` sends keys and values round a ring, and back with their gradients.
     """
-    c, tensor, fsdp = config, mesh["tensor"], mesh["fsdp"]
+    c, tensor, fsdp = config.resolved(), mesh["tensor"], mesh["fsdp"]
     ring = mesh.get("context", 1)
     devices = mesh["data"] * fsdp * tensor * ring
     recompute = {"none": 1.0, "dots": 1.1}.get(c.remat, 4 / 3)

@@ -10,8 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
+from gpt_jax.models.contract import init
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init
 from gpt_jax.plan.workload import Planned, Workload, ints, laid_out, tokens
 from gpt_jax.rl import iteration
 from gpt_jax.rl.iteration import Algorithm, Inputs
@@ -38,10 +38,11 @@ def iteration_programs(
     """
     model, key = work.model, jax.random.key(0)
     score = model_score(model)
-    policy = states.abstract(lambda: init(model, key), mesh=mesh)
-    scorer = states.abstract(lambda: init_scorer(model, init(model, key), key), mesh=mesh)
+    abstract = functools.partial(states.abstract, mesh=mesh, axes=made.axes)
+    policy = abstract(lambda: init(model, key))
+    scorer = abstract(lambda: init_scorer(model, init(model, key), key))
     frozen = {"reference": policy, "reward": scorer}
-    state = states.abstract(made.init, np.uint32(0), policy, scorer, mesh=mesh)
+    state = abstract(made.init, np.uint32(0), policy, scorer)
     prompt_length = work.length - work.new_tokens
     prompts = laid_out(Prompts(tokens(work.rows, prompt_length), ints(work.rows)), mesh)
 

@@ -89,7 +89,7 @@ def gradient_step(functions: Functions, origin: tuple, batch: Any, mesh: Mesh) -
     Raises:
       UserError: if the mesh does not divide a parameter, naming it.
     """
-    state = states.abstract(functions.init, np.uint32(0), *origin, mesh=mesh)
+    state = states.abstract(functions.init, np.uint32(0), *origin, mesh=mesh, axes=functions.axes)
     return [Planned("train step", functions.step, (state, laid_out(batch, mesh), {}))]
 
 

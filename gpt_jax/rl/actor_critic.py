@@ -18,8 +18,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.losses.lm import Loss, Metrics, lm_loss
 from gpt_jax.losses.policy import policy_loss, value_loss
-from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.heads import init_scorer
+from gpt_jax.models.contract import Model
+from gpt_jax.models.heads import init_scorer, is_scorer
 from gpt_jax.ranges import Fraction, NonNegativeFloat, Positive, PositiveFloat, Range
 from gpt_jax.rl import kl
 from gpt_jax.rl.advantages import gae, whiten
@@ -73,8 +73,8 @@ class ActorCritic(NamedTuple):
     """The shapes of the two models that learn; the value model has the reward model's shape where
     it starts as it."""
 
-    policy: ModelConfig
-    value: ModelConfig
+    policy: Model
+    value: Model
 
 
 class Experience(NamedTuple):
@@ -103,7 +103,7 @@ def init_state(
       policy: the finetuned model's parameters.
       value: a scorer, which is copied, or the backbone that a head of zeros is put on.
     """
-    if "head" not in value:
+    if not is_scorer(value):
         value = init_scorer(model.value, value, jax.random.key(0), zero=True)
     # A copy of each: the state is donated, and its origin is still needed.
     learned = jax.tree.map(lambda p: jnp.array(p, jnp.float32), {"policy": policy, "value": value})

@@ -21,7 +21,7 @@ from gpt_jax.data.batches import Batch, Prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.losses.lm import Metrics
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import to_device
 from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
@@ -86,7 +86,7 @@ class Algorithm(NamedTuple):
     """
 
     config: RolloutConfig
-    model: ModelConfig
+    model: Model
     prepare: Callable[[TrainState, dict, Rollout, jax.Array], tuple[Any, Metrics]]
     loss: LossFn
     remember: Callable[[dict, dict, Metrics], dict] = lambda extras, params, metrics: extras
@@ -94,7 +94,7 @@ class Algorithm(NamedTuple):
 
 def collect(
     config: RolloutConfig,
-    model: ModelConfig,
+    model: Model,
     policy: dict,
     prompts: Prompts,
     seed: jax.Array,
@@ -183,7 +183,7 @@ def iterate(
     return learn(algorithm, optimizer, state, scored, frozen)
 
 
-def policy_shape(algorithm: Algorithm) -> ModelConfig:
+def policy_shape(algorithm: Algorithm) -> Model:
     """The shape of the model that samples."""
     return getattr(algorithm.model, "policy", algorithm.model)
 

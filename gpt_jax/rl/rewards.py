@@ -20,7 +20,7 @@ from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import score_last_token
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -98,12 +98,12 @@ def _number(score: Any) -> float:
 Rule = Callable[[dict, str, bool], float | None]  # (record, completion, stopped) -> score
 
 
-def model_score(model: ModelConfig) -> Callable[[dict, Rollout], jax.Array]:
+def model_score(model: Model) -> Callable[[dict, Rollout], jax.Array]:
     """The score of a reward model of this shape, which reads the policy's tokens."""
     return lambda scorer, rollout: score_last_token(model, scorer, rollout.tokens_BT)
 
 
-def model_reward(model: ModelConfig, scorer: dict) -> DeviceReward:
+def model_reward(model: Model, scorer: dict) -> DeviceReward:
     """A trained reward model."""
     return DeviceReward(model_score(model), scorer)
 

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.generate.sampler import Rollout
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model, forward
 from gpt_jax.models.heads import scalar_head, token_logprobs
-from gpt_jax.models.transformer import forward
 
 
-def hidden_before_completion(model: ModelConfig, params: dict, rollout: Rollout) -> jax.Array:
+def hidden_before_completion(model: Model, params: dict, rollout: Rollout) -> jax.Array:
     """Hidden states (B, C, D) from which each completion token, in turn, is predicted."""
     hidden_BTD, _ = forward(model, params, rollout.tokens_BT)
     c = rollout.completion_BC.ids.shape[1]
@@ -19,7 +18,7 @@ def hidden_before_completion(model: ModelConfig, params: dict, rollout: Rollout)
 
 
 def completion_logprobs(
-    model: ModelConfig, params: dict, rollout: Rollout, temperature: float
+    model: Model, params: dict, rollout: Rollout, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability and entropy of every sampled token, float32 (B, C), 0 off the mask.
 
@@ -34,7 +33,7 @@ def completion_logprobs(
     return logprobs_BC * rollout.mask_BC, entropy_BC * rollout.mask_BC
 
 
-def completion_values(model: ModelConfig, value: dict, rollout: Rollout) -> jax.Array:
+def completion_values(model: Model, value: dict, rollout: Rollout) -> jax.Array:
     """V(state before each sampled token), float32 (B, C), 0 off the mask."""
     hidden_BCD = hidden_before_completion(model, value["backbone"], rollout)
     return scalar_head(value["head"], hidden_BCD) * rollout.mask_BC

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.rl.rewards import (
     DeviceReward,
     HostReward,
@@ -33,11 +33,16 @@ class Scoring(NamedTuple):
     """
 
     reward: Reward
-    scorer: ModelConfig | None = None
+    scorer: Model | None = None
     longest: int | None = None
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The reward model, if there is one."""
+        return () if self.scorer is None else (self.scorer,)
 
-def model_scoring(model: ModelConfig, longest: int | None = None) -> Scoring:
+
+def model_scoring(model: Model, longest: int | None = None) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
     return Scoring(DeviceReward(model_score(model)), model, longest)
 

@@ -13,8 +13,8 @@ from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.errors import UserError
+from gpt_jax.models.contract import param_shapes
 from gpt_jax.models.heads import scorer_shapes
-from gpt_jax.models.transformer import param_shapes
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig

@@ -14,6 +14,8 @@ from typing import TypedDict
 
 from gpt_jax.text.tokenizer import Tokenizer
 
+NEXT_LINE = "\nUser:"  # in a plain document, where what the assistant says is over
+
 
 class Message(TypedDict):
     role: str  # "system", "user" or "assistant"
@@ -65,11 +67,16 @@ def render_document(text: str, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.eos_id, *_encode(text, tokenizer), tokenizer.eos_id]
 
 
+def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The beginning of a document that is to be gone on with."""
+    return render_document(text, tokenizer)[:-1]
+
+
 def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """The conversation as a plain document for a base model, which never saw the chat tokens."""
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
     lines = [f"{names[m['role']]}: {m['content']}\n" for m in messages]
-    return [tokenizer.eos_id, *_encode("".join(lines) + "Assistant:", tokenizer)]
+    return render_opening("".join(lines) + "Assistant:", tokenizer)
 
 
 def shorter(messages: Sequence[Message]) -> list[list[Message]]:

@@ -42,18 +42,19 @@ class Factors(NamedTuple):
 
 
 def scale_by_adam(
-    b1: float, b2: float, eps: float, moments: Moments
+    b1: float, b2: float, eps: float, moments: Moments, axes: rules.Axes
 ) -> optax.GradientTransformation:
     """Adam's update of float32 gradients, with the moments kept as `moments` says.
 
-    With bfloat16 moments `update` takes a `key`, of its own for every update.
+    `axes` are the logical axes of the parameters, which say what is a matrix. With bfloat16 moments
+    `update` takes a `key`, of its own for every update.
     """
     if moments == "float32":
         return optax.scale_by_adam(b1, b2, eps)
 
     def init(params):
         def nu(path, p):
-            if moments == "factored" and _is_matrix(path, p):
+            if moments == "factored" and _is_matrix(axes, path, p):
                 shape = p.shape
                 return Factors(jnp.zeros(shape[:-1]), jnp.zeros(shape[:-2] + shape[-1:]))
             return jnp.zeros(p.shape, jnp.bfloat16 if moments == "bfloat16" else jnp.float32)
@@ -89,9 +90,8 @@ def scale_by_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_matrix(path: tuple, leaf: jax.Array) -> bool:
-    axes = rules.logical_axes(rules.path_name(path), leaf.ndim)
-    return len([axis for axis in axes if axis != "layers"]) == 2
+def _is_matrix(axes: rules.Axes, path: tuple, leaf: jax.Array) -> bool:
+    return rules.is_matrix(rules.find_axes(axes, rules.path_name(path), leaf.ndim))
 
 
 def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:

@@ -2,10 +2,10 @@
 
 Each checkpoint has these items: `params` (what the next stage, the sampler and the chat need),
 `average` (of the policy, if one was kept), `rest` (optimizer moments, counters) and `checksums` of
-all arrays, since the file format checks
-its indexes but not what they point to. Orbax writes to a temporary name and renames when all is
-on disk, so a killed run leaves either a whole checkpoint or none. Of many processes each writes
-what its own devices hold.
+all arrays, since the file format checks its indexes but not what they point to. Orbax writes to a
+temporary name and renames when all is on disk, so a killed run leaves either a whole checkpoint or
+none. Of many processes each writes what its own devices hold. Orbax takes long to import: the
+functions that use it do so.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model, model_types
+from gpt_jax.models.heads import axes_of
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.state import TrainState
@@ -37,6 +36,8 @@ class Checkpoints:
     """The checkpoints of one stage, in `folder/checkpoints/<step>/`."""
 
     def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
         self.folder = Path(folder).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=True)
         with self._writing():
@@ -55,6 +56,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Copies the state off the devices, then writes in the background."""
+        import orbax.checkpoint as ocp
+
         parts = _split(state)
         items = ocp.args.Composite(
             checksums=ocp.args.JsonSave({name: checksums(part) for name, part in parts.items()}),
@@ -69,6 +72,8 @@ class Checkpoints:
         Raises:
           UserError: if it cannot be read, or what is read is not what was written.
         """
+        import orbax.checkpoint as ocp
+
         parts = _split(target)
         items = ocp.args.Composite(
             checksums=ocp.args.JsonRestore(),
@@ -160,39 +165,61 @@ def _cause(error: Exception) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[0][:160]
 
 
-def load_params(folder: str | Path, mesh: Mesh | None = None, item: str = "params") -> dict:
+def load_params(
+    folder: str | Path,
+    mesh: Mesh | None = None,
+    item: str = "params",
+    *,
+    part: str = "",
+    axes: rules.Axes | None = None,
+) -> dict:
     """The parameters of a stage's newest checkpoint.
 
     Args:
       folder: the stage's folder, say `runs/rlhf/tiny/sft`.
-      mesh: where to put them, by the sharding rules; None: whole, on the first device.
+      mesh: where to put them; None: whole, on the first device.
       item: "params" or "average".
+      part: the only one of its parts to be read, if it has it: of a PPO stage its "policy".
+      axes: their logical axes, for the mesh; None: those of the folder's model and its head.
 
     Raises:
       UserError: if there is no checkpoint, or it cannot be read.
     """
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     newest = epath.Path(newest_checkpoint(folder))
+    if mesh is not None and axes is None:
+        axes = axes_of(load_model_files(folder).model)
     steps = ocp.utils.checkpoint_steps(newest.parent)
-    handler = ocp.StandardCheckpointHandler()
+    handler = ocp.PyTreeCheckpointHandler()
     with contextlib.closing(handler), _naming(newest, older=sorted(steps)[:-1]):
         shapes = jax.tree.map(_struct, handler.metadata(newest / item).tree)
+        if part in shapes:
+            shapes = {part: shapes[part]}
         if mesh is None:
             whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             placed = jax.tree.map(lambda _: whole, shapes)
         else:
-            placed = rules.shardings(shapes, mesh)
+            placed = rules.shardings(shapes, mesh, axes)
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
             placed,
         )
-        params = handler.restore(newest / item, args=ocp.args.StandardRestore(target))
+        how = ocp.checkpoint_utils.construct_restore_args(target)
+        params = handler.restore(
+            newest / item,
+            args=ocp.args.PyTreeRestore(target, restore_args=how, partial_restore=True),
+        )
         _verify(params, ocp.JsonCheckpointHandler().restore(newest / "checksums")[item])
-        return params
+        return params.get(part, params)
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
     """The folder of a stage's newest checkpoint; a UserError if it has none."""
+    import orbax.checkpoint as ocp
+
     path = Path(folder).resolve() / "checkpoints"
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     if not steps:
@@ -204,11 +231,12 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def save_model_files(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
+def save_model_files(folder: Path, model: Model, tokenizer: Tokenizer) -> None:
     """Writes `model.json` and `tokenizer.json`: all that using a checkpoint needs beside it."""
 
     def write() -> None:
-        text = json.dumps(dataclasses.asdict(model), indent=2) + "\n"
+        fields = {"type": type(model).__name__} | dataclasses.asdict(model)
+        text = json.dumps(fields, indent=2) + "\n"
         files.write_text(folder / "model.json", text)
         tokenizer.save(folder / "tokenizer.json")
 
@@ -218,32 +246,42 @@ def save_model_files(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> 
 class ModelFiles(NamedTuple):
     """What a stage needs of another's folder before any parameters are loaded."""
 
-    model: ModelConfig
+    model: Model
     tokenizer: Tokenizer
 
 
 def load_model_files(folder: str | Path) -> ModelFiles:
-    """Reads what `save_model_files` wrote; a UserError if the folder is not a finished stage's."""
+    """Reads what `save_model_files` wrote.
+
+    Raises:
+      UserError: if the folder is not a stage's, or has a type of model that nobody has defined.
+    """
     path = Path(folder) / "model.json"
     if not path.is_file():
         raise UserError(
             f"{folder}: there is no model here (no model.json); give a stage's run folder"
         )
     try:
-        model = ModelConfig(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        fields = json.loads(path.read_text())
+        kind = fields.pop("type")
+        model = model_types()[kind](**fields) if kind in model_types() else None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"{path}: not a model description ({error}); restore or retrain it"
         ) from error
+    if model is None:
+        raise UserError(
+            f"{path}: a model of type {kind} is not known here; import the file that defines it"
+        )
     return ModelFiles(model, Tokenizer.load(Path(folder) / "tokenizer.json"))
 
 
-def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[ModelConfig, dict, Tokenizer]:
+def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[Model, dict, Tokenizer]:
     """A language model ready to sample from: shape, parameters and tokenizer of a stage's folder.
 
     Of a PPO stage it is the policy (its moving average if one was kept).
     """
     model, tokenizer = load_model_files(folder)
     averaged = newest_checkpoint(folder) / "average"
-    params = load_params(folder, mesh, "average" if averaged.is_dir() else "params")
-    return model, params.get("policy", params), tokenizer
+    item = "average" if averaged.is_dir() else "params"
+    return model, load_params(folder, mesh, item, part="policy"), tokenizer

@@ -15,7 +15,9 @@ from gpt_jax.chips import chip_of
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Batch
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
 from gpt_jax.models.flops import training_flops
+from gpt_jax.models.heads import axes_of
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
 from gpt_jax.train.stage import Functions, Stage, TrainConfig, resolve_steps
@@ -24,7 +26,7 @@ from gpt_jax.train.step import LossFn, make_train_step
 
 
 def gradient_functions(
-    model: ModelConfig,
+    model: Model,
     loss: LossFn,
     optimizer: OptimizerConfig,
     train: TrainConfig,
@@ -38,12 +40,13 @@ def gradient_functions(
       train: with its steps resolved.
       first: `(seed, *origin) -> params`, the parameters before the first step.
     """
-    made = make_optimizer(optimizer, train.steps)
+    axes = axes_of(model)
+    made = make_optimizer(optimizer, train.steps, axes)
 
     def init(seed: jax.Array, *origin: Any) -> TrainState:
         return TrainState.create(first(seed, *origin), made, seed)
 
-    return Functions(init, make_train_step(model, loss, made, train.accumulate))
+    return Functions(init, make_train_step(model, loss, made, train.accumulate), axes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ def gradient_stage(
     *,
     seed: int,
     mesh: Mesh,
-    model: ModelConfig,
+    model: Model,
     first: Callable[..., dict],
     loss: LossFn,
     **more: Any,

@@ -19,6 +19,7 @@ from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
+from gpt_jax.train.inputs import record_inputs
 from gpt_jax.train.loop import fit
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.stage import Stage
@@ -31,12 +32,12 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
     Raises:
       UserError: as the first step would, if a batch, a model or a length does not fit.
     """
-    origin, frozen = stage.shapes
+    (init, step, axes), (origin, frozen) = stage.functions, stage.shapes
     with jax.set_mesh(mesh):
-        state = states.abstract(stage.functions.init, np.uint32(seed), *origin, mesh=mesh)
-        rules.shardings(frozen, mesh)
+        state = states.abstract(init, np.uint32(seed), *origin, mesh=mesh, axes=axes)
+        rules.shardings(frozen, mesh, axes)
         batch = pipeline.shapes(stage.batch_at(0), mesh)
-        step_shapes(stage.functions.step, state, batch, frozen)
+        step_shapes(step, state, batch, frozen)
         if stage.evaluate:
             stage.evaluate.look(state, frozen)
 
@@ -71,11 +72,16 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     stage = prepare(mesh)
     look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
+        record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
         save_data_file(run.folder, name, stage)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
-            stage.functions.init, np.uint32(config.seed), *origin, mesh=mesh
+            stage.functions.init,
+            np.uint32(config.seed),
+            *origin,
+            mesh=mesh,
+            axes=stage.functions.axes,
         )
         del origin
         fit(run, stage, state, frozen, mesh)

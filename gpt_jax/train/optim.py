@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gpt_jax.parallel.rules import path_name
+from gpt_jax.parallel.rules import Axes, find_axes, is_matrix, path_name
 from gpt_jax.ranges import (
     Fraction,
     NonNegativeFloat,
@@ -94,24 +95,39 @@ def scale_by_rate(config: OptimizerConfig, steps: int) -> optax.GradientTransfor
     return optax.GradientTransformation(init, update)
 
 
-def decay_mask(params: dict) -> dict:
-    """True for the matrices and token embeddings that weight decay applies to."""
-    exempt = ("scale", "bias", "positions", "kernel_D")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not path_name(path).endswith(exempt), params
-    )
+def decay_mask(axes: Axes, params: dict) -> dict:
+    """True for the matrices, token embeddings among them, that weight decay applies to.
+
+    Args:
+      axes: the logical axes of the parameters; tables of positions have a "position".
+      params: a tree of arrays.
+    """
+
+    def decays(path: tuple, leaf: jax.Array) -> bool:
+        found = find_axes(axes, path_name(path), leaf.ndim)
+        return is_matrix(found) and "position" not in found
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, then AdamW. `steps` is the number of updates of the whole run.
+def make_optimizer(
+    config: OptimizerConfig, steps: int, axes: Axes
+) -> optax.GradientTransformationExtraArgs:
+    """Clip by global norm, then AdamW.
 
-    `update(grads, state, params, key=key)` takes the key of what is rounded at random; only
-    `moments="bfloat16"` uses one.
+    Args:
+      config: of the optimizer.
+      steps: the number of updates of the whole run.
+      axes: the logical axes of what it optimizes, `models.axes_of`.
+
+    Returns:
+      A transformation. Its `update(grads, state, params, key=key)` takes the key of what is rounded
+      at random; only `moments="bfloat16"` uses one.
     """
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
-        scale_by_adam(config.beta1, config.beta2, config.eps, config.moments),
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        scale_by_adam(config.beta1, config.beta2, config.eps, config.moments, axes),
+        optax.add_decayed_weights(config.weight_decay, functools.partial(decay_mask, axes)),
         scale_by_rate(config, steps),
     )
     return optimizer if config.params == "float32" else keep_masters(optimizer)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from gpt_jax import files
 from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
+from gpt_jax.parallel.rules import Axes
 from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
@@ -86,7 +87,7 @@ class Run:
         files.write_text(self.folder / FINISHED, "")
 
     def restore_or_create(
-        self, init: Callable[..., TrainState], *args: Any, mesh: Mesh
+        self, init: Callable[..., TrainState], *args: Any, mesh: Mesh, axes: Axes
     ) -> TrainState:
         """The newest checkpoint's state if there is one (and says so), else `init(*args)`.
 
@@ -97,8 +98,8 @@ class Run:
         if not self.replay:
             self.metrics.truncate(step)
         if step < 0:
-            return states.create(init, *args, mesh=mesh)
-        state = self.checkpoints.restore(step, states.abstract(init, *args, mesh=mesh))
+            return states.create(init, *args, mesh=mesh, axes=axes)
+        state = self.checkpoints.restore(step, states.abstract(init, *args, mesh=mesh, axes=axes))
         if not self.replay:
             distributed.say(f"{self.name}: resuming {self.folder} from step {step:,}")
         return state

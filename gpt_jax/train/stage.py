@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gpt_jax.data.left_out import LeftOut
-from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.contract import Model
+from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.evaluate import HeldOut
@@ -59,10 +60,12 @@ class Functions(NamedTuple):
     Attributes:
       init: `(seed, *origin) -> TrainState`; the origin is what earlier stages left.
       step: `(state, batch, frozen) -> (state, metrics)`, jitted.
+      axes: the logical axes of all parameters, learned and frozen: `models.axes_of` the models.
     """
 
     init: Callable[..., TrainState]
     step: Step
+    axes: Axes
 
 
 class Parameters(NamedTuple):
@@ -101,7 +104,7 @@ class Stage:
       longest: the most tokens of a row, where what reads the model later must know it.
     """
 
-    model: ModelConfig
+    model: Model
     tokenizer: Tokenizer
     train: TrainConfig
     functions: Functions

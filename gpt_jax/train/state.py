@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from gpt_jax.models.heads import is_head
 from gpt_jax.parallel import rules
 from gpt_jax.train.adam import Masters
 
@@ -70,24 +70,29 @@ def stored(params: dict, opt_state: Any) -> dict:
     """
     if not isinstance(opt_state, Masters):
         return params
-    exempt = re.compile("(^|/)head/")
     return jax.tree_util.tree_map_with_path(
-        lambda path, p: p if exempt.search(rules.path_name(path)) else p.astype(jnp.bfloat16),
+        lambda path, p: p if is_head(rules.path_name(path)) else p.astype(jnp.bfloat16),
         params,
     )
 
 
-def abstract(init: Callable[..., Any], *args: Any, mesh: Mesh) -> Any:
-    """Shapes, dtypes and shardings of what `init(*args)` would make, without making it."""
+def abstract(init: Callable[..., Any], *args: Any, mesh: Mesh, axes: rules.Axes) -> Any:
+    """Shapes, dtypes and shardings of what `init(*args)` would make, without making it.
+
+    Args:
+      init, args: what makes parameters, or a state of them.
+      mesh: over which it lies.
+      axes: the logical axes of the parameters, `models.axes_of`.
+    """
     shapes = jax.eval_shape(init, *args)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        rules.shardings(shapes, mesh),
+        rules.shardings(shapes, mesh, axes),
     )
 
 
-def create(init: Callable[..., Any], *args: Any, mesh: Mesh) -> Any:
+def create(init: Callable[..., Any], *args: Any, mesh: Mesh, axes: rules.Axes) -> Any:
     """`init(*args)`, every leaf born with its sharding: no host ever holds the whole."""
-    target = abstract(init, *args, mesh=mesh)
+    target = abstract(init, *args, mesh=mesh, axes=axes)
     return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(*args)

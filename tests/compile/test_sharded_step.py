@@ -10,7 +10,8 @@ from gpt_jax.data.batches import Batch, Prompts, Tokens
 from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
+from gpt_jax.models.heads import axes_of
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.plan import targets
@@ -25,7 +26,7 @@ B, T, D, L = 8, 1024, 128, 2
 def compiled_step(mesh, machine="v5e:2x2", remat="none", optimizer=OptimizerConfig(), **step):
     """The step of a small bfloat16 model, compiled for a machine."""
     model = ModelConfig(256, T, width=D, layers=L, heads=2, dtype="bfloat16", remat=remat)
-    optimizer = make_optimizer(optimizer, 10)
+    optimizer = make_optimizer(optimizer, 10, axes_of(model))
     key = jax.eval_shape(lambda: jax.random.key(0))
     mesh = make_mesh(mesh, targets.devices(machine))
     weights_BT = jax.ShapeDtypeStruct((B, T), "float32")
@@ -33,7 +34,10 @@ def compiled_step(mesh, machine="v5e:2x2", remat="none", optimizer=OptimizerConf
     train_step = make_train_step(model, lm_loss, optimizer, **step)
     with jax.set_mesh(mesh):
         state = states.abstract(
-            lambda key: TrainState.create(init(model, key), optimizer), key, mesh=mesh
+            lambda key: TrainState.create(init(model, key), optimizer),
+            key,
+            mesh=mesh,
+            axes=axes_of(model),
         )
         return train_step.lower(state, batch, {}).compile()
 
@@ -94,7 +98,7 @@ def test_decoding_gathers_no_weights():
     key = jax.eval_shape(lambda: jax.random.key(0))
     sample = functools.partial(generate, model, max_new_tokens=32, stop_id=1, pad_id=0)
     with jax.set_mesh(mesh):
-        params = states.abstract(lambda key: init(model, key), key, mesh=mesh)
+        params = states.abstract(lambda key: init(model, key), key, mesh=mesh, axes=axes_of(model))
         compiled = jax.jit(sample).lower(params, prompts, key).compile()
     assert max(moved(compiled, "all-gather")) >= D * D  # the prefill's
     assert max(moved(compiled, "all-gather", within="while/body/Transformer")) <= 8 * D

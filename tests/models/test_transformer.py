@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.models import (
     ModelConfig,
@@ -58,27 +59,27 @@ def big_params(config):
 
 
 def rows(sequences, width, side="right"):
-    """(tokens, positions, segment ids) of token lists padded to `width`."""
+    """Token lists padded to `width`."""
     tokens, positions, segments = np.zeros((3, len(sequences), width), np.int32)
     for b, sequence in enumerate(sequences):
         n = len(sequence)
         at = slice(0, n) if side == "right" else slice(width - n, width)
         tokens[b, at], positions[b, at], segments[b, at] = sequence, np.arange(n), 1
-    return tokens, positions, segments
+    return Tokens(tokens, positions, segments)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def next_token_logprobs(config, params, tokens, positions, segments):
-    hidden, _ = forward(config, params, tokens, positions, segments)
-    return token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])[0]
+def next_token_logprobs(config, params, tokens):
+    hidden, _ = forward(config, params, tokens)
+    return token_logprobs(config, params, hidden[:, :-1], tokens.ids[:, 1:])[0]
 
 
 score = jax.jit(score_last_token, static_argnums=0)
 
 
-def logprobs(config, params, tokens, positions, segments):
+def logprobs(config, params, tokens):
     """Of every next token, with the pairs that lie within one segment."""
-    values = next_token_logprobs(config, params, tokens, positions, segments)
+    values, segments = next_token_logprobs(config, params, tokens), tokens.segment_ids
     real = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
     return np.asarray(values), real
 
@@ -91,9 +92,9 @@ SEQUENCES = [[5, 9, 11, 4, 7, 30, 2], [8, 3, 3], [20, 21, 22, 23, 24]]
 def test_padding_and_batch_composition_change_nothing(config, side, width):
     """Invariant 1. Break it: compare segments with 0 only in `visible` (scores.py)."""
     params = big_params(config)
-    together, real = logprobs(config, params, *rows(SEQUENCES, width, side))
+    together, real = logprobs(config, params, rows(SEQUENCES, width, side))
     for b, sequence in enumerate(SEQUENCES):
-        alone, _ = logprobs(config, params, *rows([sequence], len(sequence)))
+        alone, _ = logprobs(config, params, rows([sequence], len(sequence)))
         np.testing.assert_allclose(together[b][real[b]], alone[0], atol=1e-5)
 
 
@@ -101,10 +102,10 @@ def test_padding_and_batch_composition_change_nothing(config, side, width):
 def test_scores_are_read_at_the_last_real_token(config, side):
     """Invariant 8. Break it: `last_B = ....max` -> `-1` in `score_last_token`."""
     scorer = init_scorer(config, big_params(config), jax.random.key(2))
-    together = score(config, scorer, *rows(SEQUENCES, 11, side))
+    together = score(config, scorer, rows(SEQUENCES, 11, side))
     assert together.dtype == jnp.float32
     for value, sequence in zip(together, SEQUENCES, strict=True):
-        alone = score(config, scorer, *rows([sequence], len(sequence)))
+        alone = score(config, scorer, rows([sequence], len(sequence)))
         np.testing.assert_allclose(value, alone[0], atol=1e-5)
 
 
@@ -115,15 +116,15 @@ def test_packed_segments_do_not_see_each_other(config):
     tokens, positions, _ = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     lengths = [len(sequence) for sequence in SEQUENCES]
     segments = np.repeat(np.arange(1, 4, dtype=np.int32), lengths)[None]
-    packed, real = logprobs(config, params, tokens, positions, segments)
-    apart = [logprobs(config, params, *part)[0][0] for part in parts]
+    packed, real = logprobs(config, params, Tokens(tokens, positions, segments))
+    apart = [logprobs(config, params, part)[0][0] for part in parts]
     np.testing.assert_allclose(packed[real], np.concatenate(apart), atol=1e-5)
 
 
 def mean_loss(config, params):
-    tokens, positions, segments = rows(SEQUENCES, 8)
-    hidden, _ = forward(config, params, tokens, positions, segments)
-    values, entropy = token_logprobs(config, params, hidden[:, :-1], tokens[:, 1:])
+    tokens = rows(SEQUENCES, 8)
+    hidden, _ = forward(config, params, tokens)
+    values, entropy = token_logprobs(config, params, hidden[:, :-1], tokens.ids[:, 1:])
     return (values + 0.1 * entropy).mean()
 
 
@@ -173,14 +174,14 @@ def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
     low = dataclasses.replace(LLAMA, dtype="bfloat16")
     params = jax.jit(init, static_argnums=0)(LLAMA, jax.random.key(0))
     inputs = rows(SEQUENCES, 8)
-    hidden, _ = forward(low, params, *inputs)
+    hidden, _ = forward(low, params, inputs)
     assert hidden.dtype == jnp.bfloat16
-    full, real = logprobs(LLAMA, params, *inputs)
-    np.testing.assert_allclose(logprobs(low, params, *inputs)[0][real], full[real], atol=2e-2)
+    full, real = logprobs(LLAMA, params, inputs)
+    np.testing.assert_allclose(logprobs(low, params, inputs)[0][real], full[real], atol=2e-2)
 
     scorer = init_scorer(low, params, jax.random.key(1), zero=True)
     scorer["head"]["bias"] = jnp.float32(0.7)
-    scores = score(low, scorer, *inputs)
+    scores = score(low, scorer, inputs)
     assert scores.dtype == jnp.float32
     np.testing.assert_array_equal(scores, np.float32(0.7))
 

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import jax  # noqa: E402
 
+from gpt_jax.data.batches import Tokens  # noqa: E402
 from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.models import forward, last_logits  # noqa: E402
 from gpt_jax.models.weights import (  # noqa: E402
@@ -23,9 +24,16 @@ from gpt_jax.models.weights import (  # noqa: E402
 pytestmark = pytest.mark.usefixtures("optimized")
 
 
-def gpt2():
+def gpt2(tied):
     return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=61, n_positions=32, n_embd=24, n_layer=3, n_head=4)
+        transformers.GPT2Config(
+            vocab_size=61,
+            n_positions=32,
+            n_embd=24,
+            n_layer=3,
+            n_head=4,
+            tie_word_embeddings=tied,
+        )
     )
 
 
@@ -84,7 +92,8 @@ def gemma3():
 
 
 MODELS = {
-    "gpt2": (gpt2, from_gpt2, to_gpt2),
+    "gpt2": (lambda: gpt2(tied=True), from_gpt2, to_gpt2),
+    "gpt2-untied": (lambda: gpt2(tied=False), from_gpt2, to_gpt2),
     "llama": (lambda: llama(tied=False), from_llama, to_llama),
     "llama-tied": (lambda: llama(tied=True), from_llama, to_llama),
     "qwen3": (lambda: qwen3(tied=False), from_llama, to_llama),
@@ -123,7 +132,7 @@ def test_logits_agree_with_padding_on_either_side(pair, side):
             attention_mask=torch.from_numpy(real.astype(np.int64)),
             position_ids=torch.from_numpy(positions),
         ).logits.numpy()
-    hidden, _ = forward(config, params, tokens, positions, real.astype(np.int32))
+    hidden, _ = forward(config, params, Tokens(tokens, positions, real.astype(np.int32)))
     ours = jax.vmap(lambda h: last_logits(config, params, h))(hidden)
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4)
 

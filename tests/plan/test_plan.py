@@ -13,7 +13,7 @@ from gpt_jax.chips import CHIPS, chip_of
 from gpt_jax.data.batches import Batch
 from gpt_jax.kernels.attention import attention
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.models import transformer
+from gpt_jax.models import init, transformer
 from gpt_jax.models.flops import forward_flops, training_flops, visible_pairs
 from gpt_jax.models.presets import PRESETS
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
@@ -134,7 +134,7 @@ def test_flops_equal_the_closed_formula(name, monkeypatch):
         transformer, "attention", functools.partial(attention, implementation="reference")
     )
     model = PRESETS[name]
-    params = jax.eval_shape(lambda: transformer.init(model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     length = min(model.context_length, 4096)
     pairs = model.layers * length**2
     loss = functools.partial(lm_loss, model)
@@ -146,7 +146,7 @@ def test_flops_equal_the_closed_formula(name, monkeypatch):
 def test_training_costs_three_forward_passes(name):
     """One block of queries and one chunk of the loss: longer rows recompute a part of both."""
     model = dataclasses.replace(PRESETS[name], remat="none")
-    params = jax.eval_shape(lambda: transformer.init(model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init(model, jax.random.key(0)))
     gradient = jax.grad(lambda p, b: lm_loss(model, p, b)[0])
     length = 32  # one block of queries, and logits in one piece
     counted = traced_flops(gradient, params, one_row(length))

@@ -42,7 +42,9 @@ def group_loss(model, learned, batch, key, frozen):
 
 @pytest.fixture(scope="module")
 def iteration():
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200)
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200, tiny.AXES
+    )
     algorithm = Algorithm(
         CONFIG, tiny.MODEL, functools.partial(group_advantages, tiny.MODEL), group_loss
     )
@@ -77,7 +79,9 @@ def test_its_first_minibatch_is_on_policy(iteration):
     algorithm = Algorithm(
         one, tiny.MODEL, functools.partial(group_advantages, tiny.MODEL), group_loss
     )
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200)
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200, tiny.AXES
+    )
     reward = DeviceReward(lambda params, rollout: rollout.mask_BC.sum(1))
     prompts = tiny.prompts(np.random.default_rng(0), 16)
     _, metrics = make_iteration(algorithm, optimizer, reward)(

@@ -24,7 +24,9 @@ from tests import tiny
 
 CONFIG = PPOConfig(episodes=8, epochs=2, minibatches=2, max_new_tokens=10, missing_stop_score=None)
 MODEL = ActorCritic(tiny.MODEL, tiny.MODEL)
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5), 100)
+OPTIMIZER = make_optimizer(
+    OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5), 100, tiny.AXES
+)
 
 
 @pytest.fixture(scope="module")

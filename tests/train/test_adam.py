@@ -1,5 +1,7 @@
 """Small moments and float32 masters against Adam in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,14 @@ import pytest
 from gpt_jax.train.adam import Factors, Masters, keep_masters, round_at_random, scale_by_adam
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.step import make_train_step
 
 B1, B2, EPS = 0.9, 0.95, 1e-8
+AXES = {
+    "blocks/mlp/up": ("layers", "width", "mlp"),
+    "blocks/mlp/up_bias": ("layers", "mlp"),
+    "head/kernel_D": (None,),
+}
 PARAMS = {
     "blocks": {"mlp": {"up": jnp.ones((2, 3, 4)), "up_bias": jnp.ones((2, 4))}},
     "head": {"kernel_D": jnp.ones(3)},
@@ -41,7 +49,7 @@ def adam(steps, factored):
 @pytest.mark.parametrize(("moments", "error"), [("bfloat16", 2e-2), ("factored", 1e-2)])
 def test_updates_are_adams(moments, error):
     """To bfloat16's 8 bits. Break it: swap the row's and the col's axis."""
-    optimizer = scale_by_adam(B1, B2, EPS, moments)
+    optimizer = scale_by_adam(B1, B2, EPS, moments, AXES)
     state = optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
     for step in range(4):
@@ -52,12 +60,12 @@ def test_updates_are_adams(moments, error):
 
 
 def test_what_is_kept_is_small():
-    state = scale_by_adam(B1, B2, EPS, "factored").init(PARAMS)
+    state = scale_by_adam(B1, B2, EPS, "factored", AXES).init(PARAMS)
     assert {m.dtype for m in jax.tree.leaves(state.mu)} == {jnp.dtype("bfloat16")}
     nu = state.nu["blocks"]["mlp"]
     assert isinstance(nu["up"], Factors) and nu["up"].row.shape == (2, 3)
     assert nu["up"].col.shape == (2, 4) and nu["up_bias"].shape == (2, 4)
-    state = scale_by_adam(B1, B2, EPS, "bfloat16").init(PARAMS)
+    state = scale_by_adam(B1, B2, EPS, "bfloat16", AXES).init(PARAMS)
     assert {v.dtype for v in jax.tree.leaves(state.nu)} == {jnp.dtype("bfloat16")}
 
 
@@ -72,7 +80,7 @@ def test_rounding_at_random_is_exact_on_average():
 def test_a_long_memory_still_moves_in_bfloat16():
     """b2 = 0.999 changes v by at most 0.1%, less than bfloat16 resolves. Break it: round nu to
     the nearest in `update`, and it stays at 1."""
-    optimizer = scale_by_adam(0.9, 0.999, EPS, "bfloat16")
+    optimizer = scale_by_adam(0.9, 0.999, EPS, "bfloat16", AXES)
     params = {"head": {"kernel_D": jnp.zeros(2000)}}
     state = optimizer.init(params)
     state = state._replace(nu=jax.tree.map(jnp.ones_like, state.nu))
@@ -99,7 +107,7 @@ def test_masters_remember_what_bfloat16_cannot_hold():
         weight_decay=0.0,
         params="bfloat16",
     )
-    optimizer = make_optimizer(config, 100)
+    optimizer = make_optimizer(config, 100, AXES)
     state = TrainState.create(PARAMS, optimizer)
     assert isinstance(state.opt_state, Masters)
     up = state.params["blocks"]["mlp"]["up"]
@@ -124,9 +132,31 @@ def test_masters_remember_what_bfloat16_cannot_hold():
 
 
 def test_masters_change_nothing_in_float32():
-    plain = make_optimizer(OptimizerConfig(), 10)
+    plain = make_optimizer(OptimizerConfig(), 10, AXES)
     kept = keep_masters(plain)
     updates, _ = plain.update(gradients(0), plain.init(PARAMS), PARAMS)
     same, _ = kept.update(gradients(0), kept.init(PARAMS), PARAMS)
     for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_every_seed_and_step_rounds_anew():
+    """Invariant 10. Break the key in `scale_by_adam`, or the train step's."""
+
+    def loss(model, learned, batch, key, frozen):
+        total = sum(jnp.sum(jnp.sin(p)) for p in jax.tree.leaves(learned))
+        return total, jnp.float32(1), {}
+
+    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10)
+    step = make_train_step(None, loss, optimizer)
+
+    def rounded(seed, number):
+        state = TrainState.create({"embed": {"tokens": jnp.ones((40, 50))}}, optimizer, seed)
+        state, _ = step(dataclasses.replace(state, step=jnp.int32(number)), None, {})
+        return np.asarray(state.opt_state[1].nu["embed"]["tokens"], np.float32)
+
+    first, again, *others = (rounded(*at) for at in ((0, 0), (0, 0), (1, 0), (0, 1)))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(first)) == 2
+    for other in others:
+        assert 0.2 < np.mean(first != other) < 0.8

@@ -16,7 +16,7 @@ from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.metrics import MetricWriter, read_metrics
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train import state as states
@@ -31,7 +31,7 @@ from gpt_jax.train.step import make_train_step
 from tests import tiny
 
 MESH = MeshConfig(data=1)
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2), 40)
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2), 40, tiny.AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ def train(folder, bad_steps=(), steps=8, replay=None):
         return batch._replace(weights_BT=batch.weights_BT * (np.nan if step in bad_steps else 1))
 
     with Run("test", Config(run_dir=str(folder), replay=replay)) as run:
-        state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
+        state = run.restore_or_create(create, jax.random.key(0), mesh=mesh, axes=tiny.AXES)
         stage = tiny.stage(
-            Functions(create, train_step()),
+            Functions(create, train_step(), tiny.AXES),
             TrainConfig(steps=steps, log_every=100, checkpoint_every=2, most_skipped=3),
             spoiled,
             row_numbers=batch_at.numbers,
@@ -72,7 +72,7 @@ def train(folder, bad_steps=(), steps=8, replay=None):
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     """Break `update_if_finite`: return what the optimizer gives, whatever it is."""
     with jax.set_mesh(make_mesh(MESH)):
-        state = states.create(create, jax.random.key(0), mesh=make_mesh(MESH))
+        state = states.create(create, jax.random.key(0), mesh=make_mesh(MESH), axes=tiny.AXES)
         before = jax.device_get(state)
         batch = tiny.padded(tiny.random_rows(np.random.default_rng(0), 4), 20)
         bad = batch._replace(weights_BT=batch.weights_BT * np.inf)
@@ -135,7 +135,7 @@ def create_large(key):
 def saved(tmp_path):
     """Two checkpoints of a state, and the state of the newer."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    state = states.create(create_large, jax.random.key(0), mesh=mesh)
+    state = states.create(create_large, jax.random.key(0), mesh=mesh, axes=tiny.AXES)
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, dataclasses.replace(state, step=jnp.int32(step)))
@@ -171,7 +171,7 @@ def damage(path, how, rng):
 def test_a_damaged_checkpoint_is_named_or_harmless(saved, how):
     """Each file in turn. Break it: without `_verify`, flipped bits pass as numbers."""
     folder, state = saved
-    target = states.abstract(create_large, jax.random.key(0), mesh=make_mesh(MESH))
+    target = states.abstract(create_large, jax.random.key(0), mesh=make_mesh(MESH), axes=tiny.AXES)
     checkpoints = Checkpoints(folder)
     newest = folder / "checkpoints" / "2"
     named = 0

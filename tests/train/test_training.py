@@ -16,8 +16,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.losses.ranking import ranking_loss
 from gpt_jax.metrics import read_metrics
+from gpt_jax.models.contract import init
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.train import command
 from gpt_jax.train import state as states
@@ -45,7 +45,7 @@ def test_schedule_rises_then_falls(shape):
 
 
 def test_decay_spares_norms_biases_and_positions():
-    mask = decay_mask(init(tiny.MODEL, jax.random.key(0)))
+    mask = decay_mask(tiny.AXES, init(tiny.MODEL, jax.random.key(0)))
     assert mask["embed"] == {"tokens": True, "positions": False}
     assert mask["blocks"]["attn"]["q"] and not mask["blocks"]["attn"]["q_bias"]
     assert not any(mask["final_norm"].values())
@@ -56,7 +56,7 @@ def test_first_update_is_adamw_in_float64():
     config = OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0, weight_decay=0.5, clip=1.0)
     params = {"blocks": {"mlp": {"up": jnp.array([[1.0, -2.0]])}}}
     grads = jax.tree.map(lambda _: jnp.array([[3.0, -4.0]]), params)
-    optimizer = make_optimizer(config, 10)
+    optimizer = make_optimizer(config, 10, {"blocks/mlp/up": ("width", "mlp")})
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     clipped = np.array([3.0, -4.0]) / 5
     # After bias correction the first moments are g and g^2.
@@ -70,7 +70,7 @@ class Config(command.Common):
 
 
 def setup(steps=6, batch=4):
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), steps)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), steps, tiny.AXES)
     rows = tiny.padded(tiny.random_rows(np.random.default_rng(0), 16), 20)
 
     def create(key):
@@ -90,9 +90,9 @@ def train(folder, steps, stop_at=None, stop_by=signal.SIGINT, config_steps=6):
         return batch_at(number)
 
     with Run("test", Config(run_dir=str(folder))) as run:
-        state = run.restore_or_create(create, jax.random.key(0), mesh=mesh)
+        state = run.restore_or_create(create, jax.random.key(0), mesh=mesh, axes=tiny.AXES)
         stage = tiny.stage(
-            Functions(create, step),
+            Functions(create, step, tiny.AXES),
             TrainConfig(steps=steps, log_every=1, checkpoint_every=2),
             interrupted,
             row_numbers=batch_at.numbers,
@@ -127,7 +127,7 @@ def test_every_step_and_micro_batch_has_its_own_key():
         draws = jnp.zeros(2).at[row[0]].set(jax.random.uniform(key))
         return params["w"] ** 2, jnp.float32(1), {"draws": (draws, 1)}
 
-    optimizer = make_optimizer(OptimizerConfig(), 10)
+    optimizer = make_optimizer(OptimizerConfig(), 10, tiny.AXES)
     step = make_train_step(None, loss, optimizer, accumulate=2)
     state, seen = TrainState.create({"w": jnp.float32(1)}, optimizer), []
     for _ in range(3):
@@ -139,7 +139,7 @@ def test_every_step_and_micro_batch_has_its_own_key():
 def test_the_step_compiles_once():
     """Count compilations: a change of shape, dtype or sharding between steps would retrace."""
     chex.clear_trace_counter()
-    optimizer = make_optimizer(OptimizerConfig(), 10)
+    optimizer = make_optimizer(OptimizerConfig(), 10, tiny.AXES)
 
     @chex.assert_max_traces(n=1)
     def loss(model, params, batch, key, frozen):
@@ -148,7 +148,7 @@ def test_the_step_compiles_once():
     create, _, batch_at = setup()
     step, mesh = make_train_step(tiny.MODEL, loss, optimizer), make_mesh(ONE)
     with jax.set_mesh(mesh):
-        state = states.create(create, jax.random.key(0), mesh=mesh)
+        state = states.create(create, jax.random.key(0), mesh=mesh, axes=tiny.AXES)
         for i in range(4):
             state, _ = step(state, pipeline.place(batch_at(i), mesh), {})
 
@@ -165,16 +165,16 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
     fsdp, tensor = make_mesh(MeshConfig(1, 8, 1)), make_mesh(MeshConfig(1, 1, 8))
     moves = [("a", eight, one), ("b", one, eight), ("c", fsdp, tensor), ("d", tensor, fsdp)]
     for name, source, target in moves:
-        state = states.create(create, jax.random.key(0), mesh=source)
+        state = states.create(create, jax.random.key(0), mesh=source, axes=tiny.AXES)
         checkpoints = Checkpoints(tmp_path / name)
         checkpoints.save(1, state)
         checkpoints.close()
-        wanted = states.abstract(create, jax.random.key(0), mesh=target)
+        wanted = states.abstract(create, jax.random.key(0), mesh=target, axes=tiny.AXES)
         restored = Checkpoints(tmp_path / name).restore(1, wanted)
         chex.assert_trees_all_equal(state, restored)
         for leaf, struct in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
             assert leaf.sharding == struct.sharding
-        alone = load_params(tmp_path / name, target)
+        alone = load_params(tmp_path / name, target, axes=tiny.AXES)
         chex.assert_trees_all_equal(state.params, alone)
 
 
