@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.batches import Batch, Tokens
 from gpt_jax.kernels.attention import attention
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models import init, transformer
@@ -124,7 +124,7 @@ def test_group_sizes(attributes, size):
 
 def one_row(length):
     ints = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    return Batch(ints, ints, ints, jax.ShapeDtypeStruct((1, length), jnp.float32))
+    return Batch(Tokens(ints, ints, ints), jax.ShapeDtypeStruct((1, length), jnp.float32))
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
