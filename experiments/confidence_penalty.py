@@ -11,13 +11,14 @@ import functools
 
 from experiments import sft
 from gpt_jax.losses.lm import next_tokens, weighted_nll
+from gpt_jax.ranges import NonNegativeFloat
 from gpt_jax.train import command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(sft.Config):
     run_dir: str = "runs/confidence_penalty/default"
-    beta: float = 0.1
+    beta: NonNegativeFloat = 0.1
     """Nats of loss that a nat of entropy is worth."""
 
 

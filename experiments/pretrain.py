@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents
+from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
@@ -43,11 +44,21 @@ class Config(command.Common):
 
 
 def tokenizer_of(config: Config) -> Tokenizer:
-    """The run folder's tokenizer, or a new one."""
-    path = Path(config.run_dir) / "tokenizer.json"
+    """The run folder's tokenizer, or a new one.
+
+    Raises:
+      UserError: if the text has fewer tokens to learn than the model has logits.
+    """
+    path, wanted = Path(config.run_dir) / "tokenizer.json", config.pretrain.model.vocab_size
     if path.is_file():
         return Tokenizer.load(path)
-    return Tokenizer.train(config.data.tokenizer_texts(), config.pretrain.model.vocab_size)
+    tokenizer = Tokenizer.train(config.data.tokenizer_texts(), wanted)
+    if tokenizer.vocab_size < wanted:
+        raise UserError(
+            f"only {tokenizer.vocab_size} tokens can be learned from {config.data.text}, not "
+            f"{wanted}; give --pretrain.model.vocab-size {tokenizer.vocab_size}, or more text"
+        )
+    return tokenizer
 
 
 def first(model: ModelConfig) -> Callable[..., dict]:

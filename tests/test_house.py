@@ -1,6 +1,7 @@
-"""The rules of the house: who may import whom, and a README that shows real code."""
+"""The rules of the house: who may import whom, and documents that say what is so."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -138,3 +139,15 @@ def test_the_readme_shows_the_tested_example():
     example = (ROOT / "experiments" / "confidence_penalty.py").read_text()
     assert example in (ROOT / "README.md").read_text()
     assert len(example.splitlines()) <= 40
+
+
+def test_the_invariants_name_tests_that_cite_them():
+    text = (ROOT / "docs" / "invariants.md").read_text()
+    items = dict(re.findall(r"^(\d+)\. (.*?)(?=^\d|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert list(items) == [str(number) for number in range(1, len(items) + 1)]
+    for number, item in items.items():
+        files = re.findall(r"`(tests/\S+\.py)`", item)
+        assert files, number
+        for file in files:
+            cited = re.findall(r"[Ii]nvariants? ([\d, and]+)", (ROOT / file).read_text())
+            assert number in re.findall(r"\d+", " ".join(cited)), f"{file} cites no {number}"

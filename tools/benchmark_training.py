@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from gpt_jax import terminal
+from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.models import ModelConfig, forward, init, token_nll
 from gpt_jax.models.presets import tiny
@@ -100,19 +101,19 @@ def jax_step(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(benchmark.learning_rate, weight_decay=0.01)
     )
-    tokens_BT = jnp.asarray(tokens_BT)
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    segment_ids_BT = jnp.ones_like(tokens_BT)
+    ids_BT = jnp.asarray(tokens_BT)
+    positions_BT = jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
+    tokens_BT = Tokens(ids_BT, positions_BT, jnp.ones_like(ids_BT))
 
-    def loss_fn(params, tokens_BT, positions_BT, segment_ids_BT):
-        hidden_BTD, _ = forward(config, params, tokens_BT, positions_BT, segment_ids_BT)
-        targets_BT = jnp.roll(tokens_BT, -1, axis=1)
+    def loss_fn(params, tokens_BT):
+        hidden_BTD, _ = forward(config, params, tokens_BT)
+        targets_BT = jnp.roll(tokens_BT.ids, -1, axis=1)
         weights_BT = jnp.ones(targets_BT.shape).at[:, -1].set(0.0)
         return token_nll(config, params, hidden_BTD, targets_BT, weights_BT) / weights_BT.sum()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(params, optimizer_state, *batch):
-        loss, gradients = jax.value_and_grad(loss_fn)(params, *batch)
+    def train_step(params, optimizer_state, tokens_BT):
+        loss, gradients = jax.value_and_grad(loss_fn)(params, tokens_BT)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state, loss
 
@@ -120,7 +121,7 @@ def jax_step(
     state = [params, optimizer.init(params)]
 
     def step():
-        *state[:], loss = train_step(*state, tokens_BT, positions_BT, segment_ids_BT)
+        *state[:], loss = train_step(*state, tokens_BT)
         float(loss)
 
     return step

@@ -10,8 +10,9 @@ from gpt_jax.generate import text as text_module
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
-from gpt_jax.models import forward, init, logical_axes
+from gpt_jax.models import forward, init
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.heads import axes_of
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text import chat
@@ -23,7 +24,7 @@ SHORT = Sampling(max_new_tokens=8, seed=3)
 
 @pytest.fixture(scope="module")
 def model() -> TextModel:
-    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=276)
+    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=280)
     # More ids than the tokenizer has, as some published models do.
     config = ModelConfig(vocab_size=288, context_length=64, width=16, layers=1, heads=2)
     params = jax.tree.map(lambda x: 5.0 * x, init(config, jax.random.key(0)))
@@ -215,7 +216,7 @@ def test_a_prompt_without_a_user_is_kept_whole():
 
 def test_completions_on_a_mesh_are_those_of_one_device(model):
     mesh = make_mesh(MeshConfig(data=4, tensor=2))
-    split = jax.device_put(model.params, rules.shardings(model.params, mesh, logical_axes(model.config)))
+    split = jax.device_put(model.params, rules.shardings(model.params, mesh, axes_of(model.config)))
     ours = model._replace(params=split, mesh=mesh).complete(PROMPTS, SHORT)
     for one, other in zip(ours, model.complete(PROMPTS, SHORT), strict=True):
         close(one, other)
