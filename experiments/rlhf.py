@@ -198,12 +198,8 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         n=config.evaluate.answers,
         seed=config.seed,
     )
-    models, found = policies.compare(
-        policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference),
-        task,
-        rows,
-        sampling,
-    )
+    compared = policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference)
+    models, found = policies.compare(compared, task, rows, sampling, left_out)
     return {
         "experiment": "rlhf",
         "preset": config.preset,

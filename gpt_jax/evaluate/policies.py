@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.evaluate import answers
 from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
@@ -42,7 +43,11 @@ class Policies(NamedTuple):
 
 
 def compare(
-    policies: Policies, task: Task, rows: Sequence[dict], sampling: Sampling
+    policies: Policies,
+    task: Task,
+    rows: Sequence[dict],
+    sampling: Sampling,
+    left_out: LeftOut,
 ) -> tuple[list[dict], dict[str, Performance]]:
     """All policies on the same prompts.
 
@@ -51,6 +56,7 @@ def compare(
       task: what is asked; without a score of its own the reward model's decides who wins.
       rows: of the task.
       sampling: how each answers; its n is that of best-of-n.
+      left_out: counts the prompts that had to be shortened.
 
     Returns:
       What a report shows of each (its name, gold, reward, the difference from SFT and the win rate
@@ -62,7 +68,11 @@ def compare(
     found = evaluate_task({"base": policies.base}, task, sampling, rows)
     found |= evaluate_task({"SFT": sft}, task, more, rows)
     prompts = pad_prompt_records(
-        rows, sft.tokenizer, sft.config.context_length - sampling.max_new_tokens
+        [{"prompt": task.prompt(row)} for row in rows],
+        sft.tokenizer,
+        sft.config.context_length - sampling.max_new_tokens,
+        left_out,
+        "held-out prompts",
     )
 
     def behind_prompts(performance: Performance) -> list[Rollout]:

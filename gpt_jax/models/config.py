@@ -49,7 +49,8 @@ class ModelConfig:
         host's memory).
       dropout: the share of what a sublayer adds to the residual stream that is dropped in training
         (Srivastava et al. 2014; GPT-1 and GPT-2 had 0.1 everywhere).
-      attention_dropout: the same of the attention's weights, which then are held, B x N x T x T.
+      attention_dropout: the same of the attention's weights. No kernel can, so the reference
+        implementation computes them, and B x N x T x T of them are held.
       embedding_dropout: the same of the embeddings.
     """
 

@@ -23,36 +23,20 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
+from gpt_jax.kernels.attention import attention_weights as weights_of
+from gpt_jax.kernels.attention import mix
 from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, align, write
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
+from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
+from gpt_jax.models.layers import Norm, dense, normal
+from gpt_jax.models.positions import rotary_angles, rotate, sinusoids
 from gpt_jax.parallel.mesh import platform
-from gpt_jax.parallel.rules import Axes, constrain, merge_rows, split_rows
-
-INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
-MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it.
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, row b's in `[0, index_B[b])` of the S axis.
-
-    Rows may stand at different places, so that requests of any length can share a cache.
-
-    Attributes:
-      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
-        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
-      values_LBSI: in the compute dtype.
-      segment_ids_BS: int32; 0 hides an entry (padding).
-      index_B: int32, where the next tokens of every row are written.
-    """
-
-    keys_LBSI: jax.Array
-    values_LBSI: jax.Array
-    segment_ids_BS: jax.Array
-    index_B: jax.Array
+from gpt_jax.parallel.rules import Axes, constrain
 
 
 @contract.init.register(ModelConfig)
@@ -63,7 +47,8 @@ def _init(config: ModelConfig, key: jax.Array) -> Params:
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Params:
     dummy_BT = jnp.ones((1, 1), jnp.int32)
-    return Transformer(config).init(key, dummy_BT, dummy_BT * 0, dummy_BT, None)["params"]
+    dummy = Tokens(dummy_BT, dummy_BT * 0, dummy_BT)
+    return Transformer(config).init(key, dummy, mutable="params")["params"]
 
 
 @contract.logical_axes.register(ModelConfig)
@@ -82,8 +67,26 @@ def _forward(
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
     """With a cache the T tokens are appended at `cache.index_B` and attend to all that their row
-    of it holds; the caller sees to it that `index_B + T <= S`."""
-    return Transformer(config).apply({"params": params}, *tokens_BT, cache)
+    of it holds; the caller sees to it that `index_B + T <= S`. Dropout is for training, without a
+    cache."""
+    draws, rates = None, (config.dropout, config.attention_dropout, config.embedding_dropout)
+    if dropout_key is not None and any(rates):
+        if cache is not None:
+            raise ValueError("dropout is for training; there is none with a cache")
+        draws = draws_of(dropout_key, tokens_BT)
+    return Transformer(config).apply({"params": params}, tokens_BT, cache, draws)
+
+
+def attention_weights(config: ModelConfig, params: Params, tokens_BT: Tokens) -> jax.Array:
+    """What every query gives every key, for looking at: weights_LBNTT float32.
+
+    The last axis sums to 1 over the keys that the query sees, and is 0 elsewhere; it is all 0 where
+    the query is padding. They are the reference implementation's, and the layers then compute with
+    them, so that what is looked at is what was used.
+    """
+    _, found = Transformer(config).apply({"params": params}, tokens_BT, mutable="attention")
+    (weights_LBNTT,) = found["attention"]["blocks"]["attn"]["weights"]
+    return weights_LBNTT
 
 
 @contract.init_cache.register(ModelConfig)
@@ -130,13 +133,33 @@ def residual_axes(x_BTD: jax.Array, cache: Any) -> tuple[str | None, ...]:
     return "replicas", None, "width"
 
 
+class Rows(NamedTuple):
+    """What every layer is told of the rows it works on.
+
+    Attributes:
+      ropes_BTH: the angles of `rotary_angles`, or None.
+      segment_ids_BT: of the tokens.
+      kv_segment_ids_BS: of the keys, the tokens' or the cache's.
+      index_B: where the tokens of every row are written in the cache; 0 without one.
+      draws: what dropout draws from, or None.
+    """
+
+    ropes_BTH: list[jax.Array] | None
+    segment_ids_BT: jax.Array
+    kv_segment_ids_BS: jax.Array
+    index_B: jax.Array | int
+    draws: Draws | None
+
+
 class Transformer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BT, positions_BT, segment_ids_BT, cache):
+    def __call__(self, tokens_BT, cache=None, draws=None):
         c = self.config.resolved()
-        x_BTD = Embedding(c, name="embed")(tokens_BT, positions_BT)
+        ids_BT, positions_BT, segment_ids_BT = tokens_BT
+        x_BTD = Embedding(c, name="embed")(ids_BT, positions_BT)
+        x_BTD = drop(x_BTD, c.embedding_dropout, draws, Purpose.EMBEDDING)
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
@@ -149,28 +172,25 @@ class Transformer(nn.Module):
         unroll = layer_unroll(c.layers)
         blocks = nn.scan(
             remat_block(c, in_loop=unroll < c.layers),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "attention": 0},
             split_rngs={"params": True},
-            in_axes=(0, *[nn.broadcast] * 4),
+            in_axes=(0, nn.broadcast),
             length=c.layers,
             unroll=unroll,
         )(c, name="blocks")
         (x_BTD, kv_cache), _ = blocks(
             (x_BTD, kv_cache),
             jnp.arange(c.layers),
-            rotary_angles(c, positions_BT),
-            segment_ids_BT,
-            kv_segment_ids_BS,
-            index_B,
+            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws),
         )
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:
             # Declared here so that `init` makes it; read by `_unembedding`.
-            kernel = with_axes(_normal, "width", "vocab")
+            kernel = with_axes(normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + tokens_BT.shape[1])
+            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
 
 
@@ -178,15 +198,15 @@ class Embedding(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BT, positions_BT):
+    def __call__(self, ids_BT, positions_BT):
         c = self.config
         tokens_VD = self.param(
-            "tokens", with_axes(_normal, "vocab", "width"), (c.vocab_size, c.width)
+            "tokens", with_axes(normal, "vocab", "width"), (c.vocab_size, c.width)
         )
-        x_BTD = tokens_VD[tokens_BT]
+        x_BTD = tokens_VD[ids_BT]
         if c.positions == "learned":
             positions_TD = self.param(
-                "positions", with_axes(_normal, "position", "width"), (c.context_length, c.width)
+                "positions", with_axes(normal, "position", "width"), (c.context_length, c.width)
             )
             x_BTD += positions_TD[positions_BT]
         elif c.positions == "sinusoidal":
@@ -200,29 +220,28 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index_B):
-        x_BTD, kv_cache = carry
+    def __call__(self, carry, layer, rows):
+        c, (x_BTD, kv_cache) = self.config, carry
         x_BTD = checkpoint_name(x_BTD, "block_input")
-        attn_norm, mlp_norm = (
-            Norm(self.config, name="attn_norm"),
-            Norm(self.config, name="mlp_norm"),
-        )
-        attn, mlp = Attention(self.config, name="attn"), MLP(self.config, name="mlp")
-        masks = (segment_ids_BT, kv_segment_ids_BS, index_B)
+        attn_norm, mlp_norm = Norm(c, name="attn_norm"), Norm(c, name="mlp_norm")
+        attn, mlp = Attention(c, name="attn"), MLP(c, name="mlp")
+        draws = rows.draws and rows.draws.of_layer(layer)
+        rows = rows._replace(draws=draws)
 
-        def added(name, y_BTD):
+        def added(name, y_BTD, purpose):
             """What a sublayer adds; Gemma norms it."""
-            both = self.config.norm_position == "both"
-            return Norm(self.config, name=name)(y_BTD) if both else y_BTD
+            if c.norm_position == "both":
+                y_BTD = Norm(c, name=name)(y_BTD)
+            return drop(y_BTD, c.dropout, draws, purpose)
 
-        if self.config.norm_position == "post":
-            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, ropes_BTH, *masks)
-            x_BTD = attn_norm(x_BTD + y_BTD)
-            x_BTD = mlp_norm(x_BTD + mlp(x_BTD))
+        if c.norm_position == "post":
+            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, rows)
+            x_BTD = attn_norm(x_BTD + added("attn_out_norm", y_BTD, Purpose.ATTENTION))
+            x_BTD = mlp_norm(x_BTD + added("mlp_out_norm", mlp(x_BTD), Purpose.MLP))
         else:
-            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, ropes_BTH, *masks)
-            x_BTD += added("attn_out_norm", y_BTD)
-            x_BTD += added("mlp_out_norm", mlp(mlp_norm(x_BTD)))
+            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, rows)
+            x_BTD += added("attn_out_norm", y_BTD, Purpose.ATTENTION)
+            x_BTD += added("mlp_out_norm", mlp(mlp_norm(x_BTD)), Purpose.MLP)
         return (constrain(x_BTD, *residual_axes(x_BTD, kv_cache)), kv_cache), None
 
 
@@ -230,14 +249,14 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, kv_cache, layer, ropes_BTH, *masks):
-        segment_ids_BT, kv_segment_ids_BS, index_B = masks
+    def __call__(self, x_BTD, kv_cache, layer, rows):
         c = self.config
+        ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index_B, draws = rows
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size
-        q_BTNH = _dense(self, "q", x_BTD, N * H, ("width", "heads")).reshape(B, T, N, H)
-        k_BTKH = _dense(self, "k", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
-        v_BTKH = _dense(self, "v", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
+        q_BTNH = dense(self, "q", x_BTD, N * H, ("width", "heads")).reshape(B, T, N, H)
+        k_BTKH = dense(self, "k", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
+        v_BTKH = dense(self, "v", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
         if c.qk_norm:
             q_BTNH, k_BTKH = Norm(c, name="q_norm")(q_BTNH), Norm(c, name="k_norm")(k_BTKH)
         is_global = (layer + 1) % c.global_every == 0  # matters only with a window
@@ -249,7 +268,12 @@ class Attention(nn.Module):
             kv_segment_ids_BS=kv_segment_ids_BS,
             scale=c.query_scale,
         )
-        if kv_cache is None:
+        # No kernel drops weights or hands them out, so then they are computed, and held.
+        dropped = draws is not None and c.attention_dropout > 0
+        explicit = kv_cache is None and (dropped or self.is_mutable_collection("attention"))
+        if explicit:
+            attend = functools.partial(weights_of, q_BTNH, k_BTKH, **options)
+        elif kv_cache is None:
             attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
             kv_cache = tuple(
@@ -276,70 +300,17 @@ class Attention(nn.Module):
                     attention, q_BTNH, k_BSKH, v_BSKH, q_offset=index, **options
                 )
         if c.window is None:
-            out_BTNH = attend()
+            out = attend()
         else:
             # The layer is a number of the scan, so both kinds are compiled and one is run.
-            out_BTNH = jax.lax.cond(is_global, attend, lambda: attend(window=c.window))
-        out_BTI = out_BTNH.reshape(B, T, N * H)
+            out = jax.lax.cond(is_global, attend, lambda: attend(window=c.window))
+        if explicit:
+            self.sow("attention", "weights", out)
+            out = mix(drop_weights(out, c.attention_dropout, draws), v_BTKH)
+        out_BTI = out.reshape(B, T, N * H)
         if kv_cache is not None and T <= MAX_DECODE_TOKENS:
             out_BTI = constrain(out_BTI, "replicas", None, "heads")
-        return _dense(self, "out", out_BTI, D, ("heads", "width")), kv_cache
-
-
-def write(
-    entries_BS: jax.Array, new_BT: jax.Array, index_B: jax.Array, *layer: jax.Array
-) -> jax.Array:
-    """The entries with T new ones in every row, row b's from `index_B[b]` on.
-
-    Only these are written: XLA updates carried stacks in place. A few tokens are scattered one by
-    one, with hints without which a CPU takes 30 times as long, and those beyond the end are
-    dropped. Many are one window per row, for which a TPU needs no second stack.
-
-    Args:
-      entries_BS: of any further axes; with a `layer` there is an axis of layers in front.
-      new_BT: of the same further axes.
-      index_B: int32.
-    """
-    B, T = new_BT.shape[:2]
-    new_BT = new_BT.astype(entries_BS.dtype)
-    if T <= MAX_DECODE_TOKENS:
-        rows_B1, places_BT = jnp.arange(B)[:, None], index_B[:, None] + jnp.arange(T)
-        return entries_BS.at[(*layer, rows_B1, places_BT)].set(
-            new_BT, indices_are_sorted=True, unique_indices=True, mode="drop"
-        )
-
-    def window(row_S, new_T, index):
-        new_T = new_T[(None,) * len(layer)]
-        at = (*layer, index, *[0] * (new_T.ndim - len(layer) - 1))
-        return jax.lax.dynamic_update_slice(row_S, new_T, at)
-
-    rows = len(layer)  # the axis of them
-    return jax.vmap(window, in_axes=(rows, 0, 0), out_axes=rows)(entries_BS, new_BT, index_B)
-
-
-def align(
-    entries: tuple[jax.Array, jax.Array, jax.Array], index_B: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """Moves every row's entries along S until all rows end where the longest does.
-
-    The attention kernels take one offset for all rows. What a row is moved by comes round from
-    its end to its start, where segment 0 hides it.
-
-    Args:
-      entries: k_BSKH, v_BSKH and their segment_ids_BS.
-      index_B: int32, where every row's queries begin.
-
-    Returns:
-      The entries moved, and the int32 scalar at which the queries of all rows begin.
-    """
-    k_BSKH, v_BSKH, segment_ids_BS = entries
-    index = index_B.max()
-    places_BS = jnp.arange(k_BSKH.shape[1]) - (index - index_B)[:, None]
-    k_BSKH, v_BSKH, moved_BS = (
-        jax.vmap(lambda row, places: row[places])(x, places_BS % k_BSKH.shape[1])
-        for x in (k_BSKH, v_BSKH, segment_ids_BS)
-    )
-    return (k_BSKH, v_BSKH, jnp.where(places_BS < 0, 0, moved_BS)), index
+        return dense(self, "out", out_BTI, D, ("heads", "width")), kv_cache
 
 
 class MLP(nn.Module):
@@ -348,85 +319,14 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
-        up_BTF = _dense(self, "up", x_BTD, c.mlp_width, ("width", "mlp"))
+        up_BTF = dense(self, "up", x_BTD, c.mlp_width, ("width", "mlp"))
         if c.mlp == "gelu":
             up_BTF = nn.gelu(up_BTF, approximate=True)
         else:
-            gate_BTF = _dense(self, "gate", x_BTD, c.mlp_width, ("width", "mlp"))
+            gate_BTF = dense(self, "gate", x_BTD, c.mlp_width, ("width", "mlp"))
             gate_BTF = nn.silu(gate_BTF) if c.mlp == "swiglu" else nn.gelu(gate_BTF)
             up_BTF *= gate_BTF
-        return _dense(self, "down", up_BTF, c.width, ("mlp", "width"))
-
-
-class Norm(nn.Module):
-    """Layer norm or RMS norm over the last axis, in float32."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD):
-        c = self.config
-        # Small: every device keeps them whole.
-        scale_D = self.param("scale", with_axes(nn.initializers.ones, None), (x_BTD.shape[-1],))
-        y_BTD = x_BTD.astype(jnp.float32)
-        if c.norm == "layer":
-            y_BTD -= y_BTD.mean(axis=-1, keepdims=True)
-        variance_BT1 = jnp.square(y_BTD).mean(axis=-1, keepdims=True)
-        y_BTD *= jax.lax.rsqrt(variance_BT1 + c.norm_eps) * scale_D
-        if c.norm == "layer" and c.biases:
-            zeros = with_axes(nn.initializers.zeros, None)
-            y_BTD += self.param("bias", zeros, (x_BTD.shape[-1],))
-        return y_BTD.astype(c.dtype)
-
-
-def _dense(module, name: str, x_BTI: jax.Array, outputs: int, axes: tuple[str, str]) -> jax.Array:
-    """x W (+ b), with parameters `name` [I, O] of these logical axes and `name`_bias [O].
-
-    The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
-    into transposed copies that cost more than the matmul itself.
-    """
-    c = module.config
-    inputs = x_BTI.shape[-1]
-    residual = axes[1] == "width"  # what goes to the residual stream
-    stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
-    normal = with_axes(nn.initializers.normal(stddev), *axes)
-    kernel_IO = module.param(name, normal, (inputs, outputs))
-    y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
-    if c.biases:
-        zeros = with_axes(nn.initializers.zeros, None if residual else axes[1])
-        bias_O = module.param(f"{name}_bias", zeros, (outputs,))
-        y_MO += bias_O.astype(c.dtype)
-    return split_rows(y_MO, *x_BTI.shape[:2])
-
-
-@jax.custom_vjp
-def matmul(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """x W, whose weight gradient transposes the narrower of its two operands.
-
-    XLA's CPU backend copies the transposed operand, so x^T g is slow where x is wide; there
-    (g^T x)^T transposes g and the small result. The barrier keeps XLA from folding it back.
-    """
-    return x_MI @ kernel_IO
-
-
-def _matmul_forward(x_MI, kernel_IO):
-    return x_MI @ kernel_IO, (x_MI, kernel_IO)
-
-
-def _matmul_backward(residuals, gradient_MO):
-    x_MI, kernel_IO = residuals
-    if x_MI.shape[1] > gradient_MO.shape[1]:
-        kernel_gradient_IO = jax.lax.optimization_barrier(gradient_MO.T @ x_MI).T
-    else:
-        kernel_gradient_IO = x_MI.T @ gradient_MO
-    return gradient_MO @ kernel_IO.T, kernel_gradient_IO
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return INIT_STDDEV * jax.random.normal(key, shape)
+        return dense(self, "down", up_BTF, c.width, ("mlp", "width"))
 
 
 def remat_block(config: ModelConfig, in_loop: bool) -> type[Block]:
@@ -445,34 +345,3 @@ def remat_block(config: ModelConfig, in_loop: bool) -> type[Block]:
     }[config.remat]
     # Inside a loop XLA cannot merge the recomputation with the forward pass; outside it can.
     return nn.remat(Block, policy=policy, prevent_cse=not in_loop)
-
-
-def sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
-    """Sines, then cosines, of positions (Vaswani et al. 2017, section 3.5): B x T x width."""
-    frequency = 10000.0 ** (-jnp.arange(0, width, 2) / width)
-    angle = positions_BT[..., None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> list[jax.Array] | None:
-    """The angles position * theta^(-2i/H), i < H/2 (Su et al. 2021): B x T x H/2 float32.
-
-    One array for global layers and, with a window, one for local layers; None without rotary
-    positions.
-    """
-    c = config.resolved()
-    if c.positions != "rope":
-        return None
-    exponent = jnp.arange(0, c.head_size, 2) / c.head_size
-    angles = [(positions_BT / c.rope_divisor)[..., None] * c.rope_theta**-exponent]
-    if c.window is not None:
-        angles.append(positions_BT[..., None] * c.rope_theta_local**-exponent)
-    return angles
-
-
-def rotate(x_BTNH: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates dimension i together with i + H/2 (the pairing of the published Llama weights)."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BTNH.dtype)

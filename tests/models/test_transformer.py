@@ -20,6 +20,7 @@ from gpt_jax.models import (
     transformer,
 )
 from gpt_jax.models.heads import scalar_head
+from gpt_jax.models.transformer import attention_weights
 
 GPT = ModelConfig(vocab_size=37, context_length=24, width=16, layers=3, heads=4)
 LLAMA = dataclasses.replace(
@@ -119,6 +120,26 @@ def test_packed_segments_do_not_see_each_other(config):
     packed, real = logprobs(config, params, Tokens(tokens, positions, segments))
     apart = [logprobs(config, params, part)[0][0] for part in parts]
     np.testing.assert_allclose(packed[real], np.concatenate(apart), atol=1e-5)
+
+
+def test_attention_weights_are_those_of_the_layers(config):
+    """The layers that hand them out compute values under them, and come to the same states."""
+    params, tokens = big_params(config), rows(SEQUENCES, 9, "left")
+    weights = jax.jit(attention_weights, static_argnums=0)(config, params, tokens)
+    assert weights.shape == (3, 3, config.heads, 9, 9) and weights.dtype == jnp.float32
+    real = tokens.segment_ids > 0
+    distance = np.arange(9)[:, None] - np.arange(9)
+    for layer, window in enumerate(config.windows()):
+        sees = real[:, :, None] & real[:, None, :] & (distance >= 0) & (distance < (window or 9))
+        sees = np.broadcast_to(sees[:, None], weights[layer].shape)
+        assert (weights[layer][sees] > 0).all() and (weights[layer][~sees] == 0).all()
+    sums = np.broadcast_to(real[:, None, :], weights.shape[:-1])
+    np.testing.assert_allclose(weights.sum(axis=-1), sums, atol=1e-5)
+    whole, _ = forward(config, params, tokens)
+    (hidden, _), _ = transformer.Transformer(config).apply(
+        {"params": params}, tokens, mutable="attention"
+    )
+    np.testing.assert_allclose(hidden[real], whole[real], atol=1e-4)
 
 
 def mean_loss(config, params):

@@ -214,6 +214,17 @@ def test_eight_devices_give_the_loss_curve_of_one():
     assert largest.addressable_shards[0].data.size == largest.size // 4
 
 
+@pytest.mark.parametrize("config", [EIGHT, MeshConfig(data=2, tensor=2, context=2)])
+def test_dropout_on_eight_devices_gives_the_loss_curve_of_one(config):
+    """Invariant 5: what is dropped does not depend on where it lies. Break it: draw the masks of
+    `drop` from a key into which `jax.lax.axis_index` is folded."""
+    rates = dict(dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1)
+    model = dataclasses.replace(tiny.MODEL, layers=1, **rates)
+    one, *_ = train(make_mesh(MeshConfig(data=1)), steps=5, model=model)
+    eight, *_ = train(make_mesh(config), steps=5, model=model)
+    np.testing.assert_allclose(one, eight, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -12,7 +12,7 @@ import jax  # noqa: E402
 
 from gpt_jax.data.batches import Tokens  # noqa: E402
 from gpt_jax.errors import UserError  # noqa: E402
-from gpt_jax.models import forward, last_logits  # noqa: E402
+from gpt_jax.models import ModelConfig, forward, last_logits  # noqa: E402
 from gpt_jax.models.weights import (  # noqa: E402
     from_gpt2,
     from_llama,
@@ -135,6 +135,45 @@ def test_logits_agree_with_padding_on_either_side(pair, side):
     hidden, _ = forward(config, params, Tokens(tokens, positions, real.astype(np.int32)))
     ours = jax.vmap(lambda h: last_logits(config, params, h))(hidden)
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("embd_pdrop", "embedding_dropout"),
+        ("attn_pdrop", "attention_dropout"),
+        ("resid_pdrop", "dropout"),
+    ],
+)
+def test_dropout_has_the_same_distribution(theirs, ours):
+    """Mean and deviation of every logit over 3,000 rows, each of which draws its own masks."""
+    rows, T, rate = 3000, 6, 0.2
+    rates = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0) | {theirs: rate}
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=4, **rates
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    state = {name: array.detach().numpy().copy() for name, array in model.state_dict().items()}
+    config = ModelConfig(61, 32, width=24, layers=2, heads=4, **{ours: rate})
+    params = from_gpt2(state, config)
+    ids = np.tile(np.random.default_rng(0).integers(0, 61, T), (rows, 1))
+    with torch.no_grad():
+        expected = model.train()(torch.from_numpy(ids)).logits.numpy()
+    tokens = Tokens(ids, np.tile(np.arange(T), (rows, 1)), np.ones_like(ids))
+    hidden, _ = jax.jit(lambda params, key: forward(config, params, tokens, dropout_key=key))(
+        params, jax.random.key(0)
+    )
+    found = np.asarray(hidden @ params["embed"]["tokens"].T)
+    deviation = np.maximum(expected.std(axis=0), 1e-6)
+    z = (found.mean(axis=0) - expected.mean(axis=0)) / deviation / (2 / rows) ** 0.5
+    assert np.abs(z).max() < 5 and np.sqrt(np.mean(z**2)) < 1.6
+    np.testing.assert_allclose(found.std(axis=0) / deviation, 1.0, atol=0.12)
+    assert deviation.min() > 1e-3 or theirs == "attn_pdrop"
 
 
 def test_export_is_the_inverse_of_import(pair):

@@ -72,6 +72,11 @@ def test_language_models_of_many_seeds_are_those_of_each():
     batch = tiny.padded(tiny.random_rows(np.random.default_rng(0), 4), 20)
     assert_equal_and_apart(*both(*functions, batch, {}, steps=3))
 
+    still = at_rate(functions.init(np.uint32(0)), jnp.float32(0))
+    before = jax.device_get(still.params)
+    still, _ = functions.step(still, batch, {})
+    chex.assert_trees_all_equal(still.params, before)
+
 
 def test_policies_of_many_seeds_are_those_of_each():
     """One iteration of PPO: other samples, other minibatches, other learning rates."""

@@ -85,6 +85,24 @@ def attention(
     return _flash(options, name, *arrays, jnp.int32(q_offset), alibi_slopes_N)
 
 
+def attention_weights(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    *,
+    q_segment_ids_BT: jax.Array,
+    kv_segment_ids_BS: jax.Array,
+    window: int | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    """weights_BNTS float32, causal: what every query gives every key, by the reference.
+
+    They sum to 1 over the keys that a query sees and are 0 elsewhere; `reference.mix` of them and
+    the values is `attention`. B x N x T x S numbers are held.
+    """
+    options = make_options(q_BTNH, True, window, None, scale)
+    return reference.weights(q_BTNH, k_BSKH, q_segment_ids_BT, kv_segment_ids_BS, 0, None, options)
+
+
 def attention_forward(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,

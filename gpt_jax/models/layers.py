@@ -1,0 +1,82 @@
+"""The layers that blocks are made of: norms and dense maps, in float32 parameters."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.models.axes import with_axes
+from gpt_jax.models.config import ModelConfig
+from gpt_jax.parallel.rules import merge_rows, split_rows
+
+INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
+
+
+class Norm(nn.Module):
+    """Layer norm or RMS norm over the last axis, in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        # Small: every device keeps them whole.
+        scale_D = self.param("scale", with_axes(nn.initializers.ones, None), (x_BTD.shape[-1],))
+        y_BTD = x_BTD.astype(jnp.float32)
+        if c.norm == "layer":
+            y_BTD -= y_BTD.mean(axis=-1, keepdims=True)
+        variance_BT1 = jnp.square(y_BTD).mean(axis=-1, keepdims=True)
+        y_BTD *= jax.lax.rsqrt(variance_BT1 + c.norm_eps) * scale_D
+        if c.norm == "layer" and c.biases:
+            zeros = with_axes(nn.initializers.zeros, None)
+            y_BTD += self.param("bias", zeros, (x_BTD.shape[-1],))
+        return y_BTD.astype(c.dtype)
+
+
+def dense(module, name: str, x_BTI: jax.Array, outputs: int, axes: tuple[str, str]) -> jax.Array:
+    """x W (+ b), with parameters `name` [I, O] of these logical axes and `name`_bias [O].
+
+    The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
+    into transposed copies that cost more than the matmul itself.
+    """
+    c = module.config
+    inputs = x_BTI.shape[-1]
+    residual = axes[1] == "width"  # what goes to the residual stream
+    stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
+    initializer = with_axes(nn.initializers.normal(stddev), *axes)
+    kernel_IO = module.param(name, initializer, (inputs, outputs))
+    y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
+    if c.biases:
+        zeros = with_axes(nn.initializers.zeros, None if residual else axes[1])
+        bias_O = module.param(f"{name}_bias", zeros, (outputs,))
+        y_MO += bias_O.astype(c.dtype)
+    return split_rows(y_MO, *x_BTI.shape[:2])
+
+
+@jax.custom_vjp
+def matmul(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+    """x W, whose weight gradient transposes the narrower of its two operands.
+
+    XLA's CPU backend copies the transposed operand, so x^T g is slow where x is wide; there
+    (g^T x)^T transposes g and the small result. The barrier keeps XLA from folding it back.
+    """
+    return x_MI @ kernel_IO
+
+
+def _matmul_forward(x_MI, kernel_IO):
+    return x_MI @ kernel_IO, (x_MI, kernel_IO)
+
+
+def _matmul_backward(residuals, gradient_MO):
+    x_MI, kernel_IO = residuals
+    if x_MI.shape[1] > gradient_MO.shape[1]:
+        kernel_gradient_IO = jax.lax.optimization_barrier(gradient_MO.T @ x_MI).T
+    else:
+        kernel_gradient_IO = x_MI.T @ gradient_MO
+    return gradient_MO @ kernel_IO.T, kernel_gradient_IO
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return INIT_STDDEV * jax.random.normal(key, shape)
