@@ -80,7 +80,10 @@ def paired_difference(
     ours_N, theirs_N = np.asarray(ours_N, np.float64), np.asarray(theirs_N, np.float64)
     if ours_N.shape != theirs_N.shape:
         raise ValueError(f"pairs need equal shapes, not {ours_N.shape} and {theirs_N.shape}")
-    return mean_interval(ours_N - theirs_N, clusters_N, seed=seed, resamples=resamples)
+    # Means of equal scores differ in their last digits, which are no difference.
+    equal_N = np.isclose(ours_N, theirs_N, rtol=1e-9, atol=1e-12)
+    differences_N = np.where(equal_N, 0.0, ours_N - theirs_N)
+    return mean_interval(differences_N, clusters_N, seed=seed, resamples=resamples)
 
 
 class WinRate(NamedTuple):

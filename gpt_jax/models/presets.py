@@ -46,6 +46,7 @@ def llama(
     layers: int,
     heads: int,
     kv_heads: int,
+    *,
     mlp_width: int,
     rope_theta: float = 10000.0,
 ) -> ModelConfig:
@@ -70,7 +71,7 @@ def llama(
 def qwen3(width: int, layers: int, heads: int, mlp_width: int, tied: bool = False) -> ModelConfig:
     """Qwen3's family: Llama's block with normed queries and keys, and heads of 128."""
     return dataclasses.replace(
-        llama(151936, 40960, width, layers, heads, 8, mlp_width, 1e6),
+        llama(151936, 40960, width, layers, heads, 8, mlp_width=mlp_width, rope_theta=1e6),
         head_size=128,
         qk_norm=True,
         tied=tied,
@@ -136,11 +137,11 @@ PRESETS: dict[str, ModelConfig] = {
     "gpt3_6.7b": gpt3(4096, 32, 32),
     "gpt3_13b": gpt3(5120, 40, 40),
     "gpt3_175b": gpt3(12288, 96, 96),
-    "llama2_7b": llama(32000, 4096, 4096, 32, 32, 32, 11008),
-    "llama2_70b": llama(32000, 4096, 8192, 80, 64, 8, 28672),
-    "llama3_8b": llama(128256, 8192, 4096, 32, 32, 8, 14336, 500000.0),
-    "llama3_70b": llama(128256, 8192, 8192, 80, 64, 8, 28672, 500000.0),
-    "llama3_405b": llama(128256, 8192, 16384, 126, 128, 8, 53248, 500000.0),
+    "llama2_7b": llama(32000, 4096, 4096, 32, 32, 32, mlp_width=11008),
+    "llama2_70b": llama(32000, 4096, 8192, 80, 64, 8, mlp_width=28672),
+    "llama3_8b": llama(128256, 8192, 4096, 32, 32, 8, mlp_width=14336, rope_theta=500000.0),
+    "llama3_70b": llama(128256, 8192, 8192, 80, 64, 8, mlp_width=28672, rope_theta=500000.0),
+    "llama3_405b": llama(128256, 8192, 16384, 126, 128, 8, mlp_width=53248, rope_theta=500000.0),
     "qwen3_0.6b": qwen3(1024, 28, 16, 3072, tied=True),
     "qwen3_1.7b": qwen3(2048, 28, 16, 6144, tied=True),
     "qwen3_4b": qwen3(2560, 36, 32, 9728, tied=True),

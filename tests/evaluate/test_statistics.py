@@ -210,3 +210,10 @@ def test_best_of_others_agrees_with_fresh_draws():
 def test_a_score_that_is_not_a_number_is_not_a_loss():
     found = win_rate([[1.0, np.nan]], [[0.0, 0.0]])
     assert np.isnan([found.wins, found.ties, found.losses, *found.win_rate]).all()
+
+
+def test_means_that_differ_in_their_last_digits_are_equal():
+    """Four answers and five, all of one score. Break the `isclose`."""
+    ours_N, theirs_N = (np.full((n, 30), 0.05).mean(axis=0) for n in (4, 5))
+    assert np.any(ours_N != theirs_N)
+    assert paired_difference(ours_N, theirs_N) == [0.0, 0.0, 0.0]

@@ -1,5 +1,7 @@
 """The embedded world as a task: its rows, its judge, and what a row is about."""
 
+from gpt_jax.data.microworld import make_world
+from gpt_jax.data.microworld.language import RELATIONS, SUM_QUESTIONS
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import opening
 
@@ -29,3 +31,14 @@ def test_phrasings_of_one_question_are_one_cluster():
     clusters = [MICROWORLD.cluster(one) for one in rows]
     assert len(set(clusters)) < len({opening(one) for one in rows})
     assert MICROWORLD.cluster(row("What is 2 + 3?")) != MICROWORLD.cluster(row("What is 3 + 4?"))
+
+
+def test_phrasings_of_a_fact_are_about_one_thing():
+    """In whatever words: the unit that an interval resamples."""
+    world = make_world()
+    person, relation = next(iter(world.facts.true))
+    asked = [RELATIONS[relation].questions[phrasing].format(s=person) for phrasing in (0, 1)]
+    about = [world.question(question).about for question in asked]
+    assert about[0] == about[1] == (person, relation, world.facts.true[person, relation])
+    sums = [world.question(text.format(a=2, b=3)).about for text in SUM_QUESTIONS["+"]]
+    assert len(set(sums)) == 1 and sums[0] != about[0]
