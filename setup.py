@@ -12,8 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*"]),
-    package_data={"gpt_jax.parallel": ["chip_descriptions/*.txtpb"]},
+    packages=find_packages(
+        include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*", "tools", "tools.*"]
+    ),
+    package_data={"gpt_jax.plan": ["chip_descriptions/*.txtpb"]},
     install_requires=[
         "array-record>=0.5",
         "chex>=0.1.90",
@@ -22,11 +24,11 @@ setup(
         "importlib-resources>=6",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.12",
         "matplotlib>=3.8",
+        "ml-dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11",
         "rich>=13",
-        "safetensors>=0.4",
         "scikit-learn>=1.4",
         "tensorflow-datasets>=4.9.8",
         "tokenizers>=0.21",

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
+from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.online import iteration_programs
 from gpt_jax.plan.workload import StepPlan, Workload
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
@@ -29,6 +30,8 @@ from gpt_jax.train.checkpoint import ModelFiles, load_model_files
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
+
+COST = Cost(learned=2, frozen=2, samples=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

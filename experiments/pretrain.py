@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.packing import pack_documents
+from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
@@ -23,9 +24,8 @@ from gpt_jax.models.flops import training_flops
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
-from gpt_jax.train.loop import language_metrics
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.step import LossFn
@@ -44,11 +44,21 @@ class Config(command.Common):
 
 
 def tokenizer_of(config: Config) -> Tokenizer:
-    """The run folder's tokenizer, or a new one."""
-    path = Path(config.run_dir) / "tokenizer.json"
+    """The run folder's tokenizer, or a new one.
+
+    Raises:
+      UserError: if the text has fewer tokens to learn than the model has logits.
+    """
+    path, wanted = Path(config.run_dir) / "tokenizer.json", config.pretrain.model.vocab_size
     if path.is_file():
         return Tokenizer.load(path)
-    return Tokenizer.train(config.data.tokenizer_texts(), config.pretrain.model.vocab_size)
+    tokenizer = Tokenizer.train(config.data.tokenizer_texts(), wanted)
+    if tokenizer.vocab_size < wanted:
+        raise UserError(
+            f"only {tokenizer.vocab_size} tokens can be learned from {config.data.text}, not "
+            f"{wanted}; give --pretrain.model.vocab-size {tokenizer.vocab_size}, or more text"
+        )
+    return tokenizer
 
 
 def first(model: ModelConfig) -> Callable[..., dict]:
@@ -59,22 +69,19 @@ def first(model: ModelConfig) -> Callable[..., dict]:
 def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: a model from nothing, on packed documents."""
     recipe, model = config.pretrain, config.pretrain.model
-    rows, held_out = (
+    train, test = (
         pack_documents(config.data.read("text", split), tokenizer, model.context_length)
         for split in ("train", "test")
     )
-    flops = recipe.train.batch_size * training_flops(model, model.context_length)
-    return gradient_stage(
+    return language_stage(
         recipe,
-        rows,
-        held_out,
-        seed=config.seed,
-        mesh=mesh,
+        (train, test),
         model=model,
+        mesh=mesh,
+        seed=config.seed,
         tokenizer=tokenizer,
         first=first(model),
         loss=loss,
-        derive=language_metrics(flops, mesh),
     )
 
 

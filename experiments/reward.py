@@ -16,16 +16,20 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data.batches import Comparisons
-from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.data.left_out import LeftOut
+from gpt_jax.data.packing import comparison_length, pad_comparisons, without_empty
+from gpt_jax.data.subset import sample_rows
 from gpt_jax.losses.ranking import ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
+from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
 from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train import command
@@ -38,13 +42,16 @@ from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
 
+COST = Cost(ranks=True)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reward(GradientRecipe):
-    longest: Positive = 48
-    """Longest prompt and completion together, in tokens; a longer one keeps its end."""
+    longest: Positive | None = None
+    """The most tokens of a prompt with a completion: of a longer one old turns are left out, or all
+    of it. None is what 99 of 100 of the comparisons fit in; the context length is the most."""
     calibration_rows: Positive = 256
-    """Demonstrations whose mean score is set to 0."""
+    """Demonstrations whose mean score is set to 0, drawn by what they say."""
 
     def __post_init__(self):
         check_ranges(self)
@@ -65,24 +72,29 @@ def first(model: ModelConfig) -> Callable[..., dict]:
 
 def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     """The stage: the finetuned model with a fresh head, on comparisons."""
-    recipe, (model, tokenizer) = config.reward, start
-    tensorize = functools.partial(
-        pad_comparisons, tokenizer=tokenizer, longest=min(recipe.longest, model.context_length)
+    recipe, (model, tokenizer), left_out = config.reward, start, LeftOut()
+    train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
+    longest = min(
+        recipe.longest or comparison_length(train, tokenizer, model.context_length),
+        model.context_length,
     )
-    demonstrations = [
-        {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
-        for m in (row["messages"] for row in config.data.read("demonstrations", "train"))
-    ]
+
+    def tensorize(rows: list[dict], name: str) -> tuple[Comparisons, np.ndarray]:
+        padded = pad_comparisons(rows, tokenizer, longest, left_out, name)
+        return without_empty(padded, name, longest)
+
+    rows, numbers = tensorize(train, "comparisons")
+    held_out, _ = tensorize(test, "held-out comparisons")
+    demonstrations, _ = tensorize(
+        calibration_rows(config), "demonstrations to calibrate the score on"
+    )
     mean_of_demonstrations = HeldOut(
-        model,
-        ranking_loss,
-        tensorize(demonstrations[: recipe.calibration_rows]),
-        recipe.train.batch_size,
-        mesh,
+        model, ranking_loss, demonstrations, recipe.train.batch_size, mesh
     )
-    return gradient_stage(
+    stage = gradient_stage(
         recipe,
-        *(tensorize(config.data.read("comparisons", split)) for split in ("train", "test")),
+        rows,
+        held_out,
         seed=config.seed,
         mesh=mesh,
         model=model,
@@ -93,7 +105,20 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         loss=ranking_loss,
         finish=functools.partial(calibrate, mean_of_demonstrations),
         headline=("loss", "accuracy"),
+        left_out=left_out,
+        longest=longest,
     )
+    return dataclasses.replace(stage, row_numbers=lambda step: numbers[stage.row_numbers(step)])
+
+
+def calibration_rows(config: Config) -> list[dict]:
+    """Demonstrations whose last answers are scored, as comparisons with one completion each."""
+    rows = config.data.read("demonstrations", "train")
+    drawn = sample_rows(rows, config.reward.calibration_rows, config.seed)
+    return [
+        {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
+        for m in (row["messages"] for row in drawn)
+    ]
 
 
 def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) -> TrainState:

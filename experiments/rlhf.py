@@ -20,32 +20,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import rich
 from jax.sharding import Mesh
 
 from experiments import ppo, pretrain, reward, sft
 from gpt_jax import files
-from gpt_jax.data import baselines
-from gpt_jax.data.batches import pad_prompts
-from gpt_jax.data.microworld import gold_score, make_world
-from gpt_jax.data.packing import pad_comparisons, pad_prompt_records, row_length
+from gpt_jax.data import baselines, sources
+from gpt_jax.data.left_out import DROPPED, LeftOut
+from gpt_jax.data.packing import pad_comparisons, without_empty
+from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
-from gpt_jax.evaluate import answers as evaluation
-from gpt_jax.evaluate.answers import Answers, mean_interval, ranking_accuracies, win_rate
+from gpt_jax.evaluate import policies
+from gpt_jax.evaluate.answers import ranking_accuracies
+from gpt_jax.evaluate.statistics import mean_interval
+from gpt_jax.generate.sampling import Sampling
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
-from gpt_jax.report import results_table, write_report, write_samples
+from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
-from gpt_jax.rl.scoring import model_scoring
+from gpt_jax.rl.scoring import model_scoring, trained_length
+from gpt_jax.tasks.microworld import MICROWORLD
+from gpt_jax.tasks.prompts import task_of
+from gpt_jax.tasks.task import Task, opening
 from gpt_jax.text import chat
+from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import ModelFiles, load_model, load_model_files, load_params
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
 from gpt_jax.train.gradient import GradientRecipe
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.record import record_config
 from gpt_jax.train.run import is_finished
+from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Stage
 
 
@@ -81,7 +87,7 @@ def main(config: Config) -> dict:
     configs = stage_configs(config)
     unfinished = [name for name in configs if not is_finished(name, configs[name])]
     refuse_stale(configs, unfinished)
-    stages = look_ahead(configs, unfinished, mesh)
+    stages = look_ahead(config, configs, unfinished, mesh)
     for name in unfinished:
         stage = stages.pop(name)
         timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
@@ -125,7 +131,9 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
     }
 
 
-def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> dict[str, Stage]:
+def look_ahead(
+    config: Config, configs: dict[str, Any], unfinished: list[str], mesh: Mesh
+) -> dict[str, Stage]:
     """The stages that are still to be run, with all that can be known of them before the first.
 
     The tokenizer is trained, all data is laid out, and every step is traced on its shapes.
@@ -136,21 +144,32 @@ def look_ahead(configs: dict[str, Any], unfinished: list[str], mesh: Mesh) -> di
         "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
         "sft": lambda c: sft.prepare(c, files, mesh),
         "reward": lambda c: reward.prepare(c, files, mesh),
-        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model), mesh),
+        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model, longest()), mesh),
     }
-    stages = {name: prepare[name](configs[name]) for name in unfinished}
+    stages = {}
+
+    def longest() -> int | None:
+        folder = configs["reward"].run_dir
+        return stages["reward"].longest if "reward" in stages else trained_length(folder)
+
+    for name in unfinished:
+        stages[name] = prepare[name](configs[name])
+    evaluation_prompts(config, task_of(config.data), files.tokenizer, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
     return stages
 
 
 def publish(folder: Path, results: dict) -> None:
-    """Writes `results.json`, the samples and the report, and prints the table."""
+    """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
     results["seconds"] = json.loads((folder / "seconds.json").read_text())
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
     rich.print(results_table(results))
+    print(run_verdict(results))
+    for entry in results["left_out"]:
+        print(f"evaluate: {entry['count']:,} {entry['what']}")
     print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
 
 
@@ -168,77 +187,19 @@ def timed(folder: Path, name: str, stage):
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    model, sft_params, tokenizer = load_model(folder / "sft", mesh)
-    _, base_params, _ = load_model(folder / "pretrain", mesh)
-    _, ppo_params, _ = load_model(folder / "ppo", mesh)
-    scorer = load_params(folder / "reward", mesh)
-    preference = model_reward(model, scorer)
-    temperature, new_tokens = config.ppo.temperature, config.ppo.max_new_tokens
-
-    rows = config.data.read("prompts", "test")[: config.evaluate.prompts]
-    longest = model.context_length - new_tokens
-    chats = pad_prompt_records(rows, tokenizer, longest)
-    # The base model never saw the chat tokens: it gets the conversation as a document.
-    rendered = [chat.render_document_prompt(row["prompt"], tokenizer) for row in rows]
-    documents = pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
-
-    def answers(name: str, params: dict, prompts) -> list[Answers]:
-        return [
-            evaluation.sample(
-                model,
-                params,
-                prompts,
-                tokenizer,
-                max_new_tokens=new_tokens,
-                temperature=temperature,
-                seed=config.seed,
-                mesh=mesh,
-                purpose=f"evaluate/{name}/{i}",
-            )
-            for i in range(config.evaluate.answers)
-        ]
-
-    n = config.evaluate.answers
-    sft_answers = answers("SFT", sft_params, chats)
-    base_answers = answers("base", base_params, documents)
-    by_model = {
-        "base": [evaluation.in_place_of_prompts(a, chats) for a in base_answers],
-        "SFT": sft_answers,
-        f"best-of-{n}": [evaluation.best_of(sft_answers, preference, tokenizer, mesh)],
-        "PPO": answers("PPO", ppo_params, chats),
-    }
-    # (answers, prompts) each; intervals are over prompts, so the answers to one are averaged first.
-    rewards = {
-        name: np.array([evaluation.score(a, preference, mesh) for a in group])
-        for name, group in by_model.items()
-    }
-    gold = config.data.has_gold and {
-        name: np.array([gold_scores(rows, a) for a in group]) for name, group in by_model.items()
-    }
-    scores = gold or rewards
-
-    def spread(params: dict, group: list[Answers]) -> dict[str, float]:
-        return evaluation.divergence(model, params, sft_params, group[0], temperature, mesh)
-
-    divergences = {
-        "SFT": spread(sft_params, by_model["SFT"]),
-        # The KL of best-of-n is log n - (n-1)/n at most (Stiennon et al. 2020, G.3).
-        f"best-of-{n}": {"kl": float(np.log(n) - (n - 1) / n)},
-        "PPO": spread(ppo_params, by_model["PPO"]),
-    }
-    models = [
-        {
-            "name": name,
-            "gold": mean_interval(gold[name].mean(0)) if gold else None,
-            "reward": mean_interval(rewards[name].mean(0)),
-            "win_rate_vs_sft": None if name == "SFT" else win_rate(scores[name], scores["SFT"]),
-            "correct": correctness(rows, group) if gold else None,
-            "kl_from_sft": divergences.get(name, {}).get("kl"),
-            "length": float(np.mean([a.lengths.mean() for a in group])),
-            "entropy": divergences.get(name, {}).get("entropy"),
-        }
-        for name, group in by_model.items()
-    ]
+    sft, base, ppo = (open_run(folder, name, mesh) for name in ("sft", "base", "ppo"))
+    preference = model_reward(sft.config, load_params(folder / "reward", mesh))
+    task = task_of(config.data)
+    left_out = LeftOut()
+    rows = evaluation_prompts(config, task, sft.tokenizer, left_out)
+    sampling = Sampling(
+        max_new_tokens=config.ppo.max_new_tokens,
+        temperature=config.ppo.temperature,
+        n=config.evaluate.answers,
+        seed=config.seed,
+    )
+    compared = policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference)
+    models, found = policies.compare(compared, task, rows, sampling, left_out)
     return {
         "experiment": "rlhf",
         "preset": config.preset,
@@ -246,47 +207,63 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "device": jax.devices()[0].device_kind,
         "command": command.invocation("rlhf"),
         "models": models,
+        "left_out": left_out.entries(),
         "reward_model": judge_reward_model(config, folder, mesh),
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],
-                "answers": {name: group[0].texts[i] for name, group in by_model.items()},
+                "answers": {name: one.texts_AN[0][i] for name, one in found.items()},
             }
             for i in range(min(config.evaluate.samples, len(rows)))
         ],
     }
 
 
-def gold_scores(rows: list[dict], answers: Answers) -> np.ndarray:
-    """The gold score of every answer, float64 (prompts,)."""
-    return np.array(
-        [
-            gold_score(row["prompt"][-1]["content"], text, stopped)
-            for row, text, stopped in zip(rows, answers.texts, answers.stopped, strict=True)
-        ]
-    )
+def evaluation_prompts(
+    config: Config, task: Task, tokenizer: Tokenizer, left_out: LeftOut
+) -> list[dict]:
+    """Held-out prompts that fit as turns and as a document, drawn by what they say.
 
-
-def correctness(rows: list[dict], group: list[Answers]) -> float:
-    """Share of right answers."""
-    judge = make_world().is_correct
-    pairs = [pair for a in group for pair in zip(rows, a.texts, strict=True)]
-    return float(np.mean([judge(row["prompt"][-1]["content"], text) for row, text in pairs]))
+    Raises:
+      UserError: if none fits.
+    """
+    rows = task.rows("test")
+    room = config.pretrain.model.context_length - config.ppo.max_new_tokens
+    layouts = (chat.render_prompt, chat.render_document_prompt)
+    fitting = [
+        row
+        for row in rows
+        if all(chat.shorten(task.prompt(row), tokenizer, room, layout) for layout in layouts)
+    ]
+    left_out.add(DROPPED, "held-out prompts", len(rows), room, len(rows) - len(fitting))
+    if not fitting:
+        raise UserError(
+            f"none of the held-out prompts fits in {room} tokens; give shorter ones, or lower "
+            "--ppo.max-new-tokens"
+        )
+    return sample_rows(fitting, config.evaluate.prompts, config.seed)
 
 
 def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
     model, tokenizer = load_model_files(folder / "reward")
     train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
-    correct = ranking_accuracies(
+    longest = trained_length(folder / "reward") or model.context_length
+    # What does not fit was counted by the reward model's stage.
+    padded = pad_comparisons(test, tokenizer, longest, LeftOut())
+    padded, numbers = without_empty(padded, "held-out comparisons", longest)
+    test = [test[n] for n in numbers]
+    correct_P, rows_P = ranking_accuracies(
         model,
         load_params(folder / "reward", mesh),
-        pad_comparisons(test, tokenizer, min(config.reward.longest, model.context_length)),
+        padded,
         mesh,
     )
+    in_microworld = (config.data.test_comparisons or config.data.comparisons) == sources.MICROWORLD
+    cluster = MICROWORLD.cluster if in_microworld else opening
     return {
-        "accuracy": mean_interval(correct),
-        "pairs": len(correct),
+        "accuracy": mean_interval(correct_P, [cluster(test[row]) for row in rows_P]),
+        "pairs": len(correct_P),
         "longer_answer_baseline": baselines.longer_answer(test),
         "bag_of_words_baseline": baselines.bag_of_words(train, test),
     }

@@ -14,17 +14,16 @@ from jax.sharding import Mesh
 
 from experiments import pretrain
 from gpt_jax.data.batches import Batch
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.contract import init, param_shapes
-from gpt_jax.models.flops import training_flops
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
-from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
+from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
-from gpt_jax.train.loop import language_metrics
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.step import LossFn
@@ -46,27 +45,29 @@ def first(seed: jax.Array, params: dict) -> dict:
 
 def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: the base model, on packed conversations."""
-    recipe, (model, tokenizer) = config.sft, base
-    rows, held_out = (
+    recipe, (model, tokenizer), left_out = config.sft, base, LeftOut()
+    train, test = (
         pack_demonstrations(
-            config.data.read("demonstrations", split), tokenizer, model.context_length
+            config.data.read("demonstrations", split),
+            tokenizer,
+            model.context_length,
+            left_out,
+            name,
         )
-        for split in ("train", "test")
+        for split, name in (("train", "demonstrations"), ("test", "held-out demonstrations"))
     )
-    flops = recipe.train.batch_size * training_flops(model, model.context_length)
-    return gradient_stage(
+    return language_stage(
         recipe,
-        rows,
-        held_out,
-        seed=config.seed,
-        mesh=mesh,
+        (train, test),
         model=model,
+        mesh=mesh,
+        seed=config.seed,
         tokenizer=tokenizer,
         first=first,
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=loss,
-        derive=language_metrics(flops, mesh),
+        left_out=left_out,
     )
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 from gpt_jax.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again: `$XDG_CACHE_HOME/gpt_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_jax"
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Puts `text` in the place of the file in one move; on an error the old file stays.
 

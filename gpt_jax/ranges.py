@@ -27,26 +27,30 @@ class Range:
 
     Attributes:
       low, high: the bounds, themselves allowed; None: no bound.
-      open_low: whether `low` itself is not allowed.
+      open_low, open_high: whether `low`, `high` themselves are not allowed.
     """
 
     low: float | None = None
     high: float | None = None
     open_low: bool = False
+    open_high: bool = False
 
     def holds(self, value: float) -> bool:
         """Whether the range has this number."""
         if not math.isfinite(value):
             return False
         below = self.low is not None and (value <= self.low if self.open_low else value < self.low)
-        return not below and (self.high is None or value <= self.high)
+        above = self.high is not None and (
+            value >= self.high if self.open_high else value > self.high
+        )
+        return not below and not above
 
     def __str__(self) -> str:
         bounds = []
         if self.low is not None:
             bounds.append(f"{'more than' if self.open_low else 'at least'} {self.low:g}")
         if self.high is not None:
-            bounds.append(f"at most {self.high:g}")
+            bounds.append(f"{'less than' if self.open_high else 'at most'} {self.high:g}")
         return " and ".join(bounds) or "finite"
 
 

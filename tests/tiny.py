@@ -45,10 +45,11 @@ def prompts(rng, n, length=12):
 
 def stage(functions: Functions, train: LoopConfig, batch_at, **fields) -> Stage:
     """A stage for `fit` and `run_stage`, of the tiny model."""
-    defaults = dict(row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0)
+    defaults = dict(
+        tokenizer=None, row_numbers=lambda step: np.arange(4), learning_rate=lambda step: 0.0
+    )
     return Stage(
         model=MODEL,
-        tokenizer=None,
         train=train,
         functions=functions,
         batch_at=batch_at,

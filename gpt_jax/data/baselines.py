@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 
 def pairs(rows: list[dict]) -> list[tuple[str, str]]:
@@ -29,11 +27,19 @@ def bag_of_words(train: list[dict], test: list[dict]) -> float:
     """Accuracy of a linear Bradley-Terry model on TF-IDF vectors of the completions.
 
     Logistic regression on the difference of the two vectors, without an intercept, so that which
-    answer stands first cannot matter.
+    answer stands first cannot matter. Answers without any word tell nothing: 0.5.
     """
+    # Importing scikit-learn takes longer than most commands.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     vectorizer = TfidfVectorizer(max_features=20_000, sublinear_tf=True)
     train_pairs, test_pairs = pairs(train), pairs(test)
-    vectorizer.fit(text for pair in train_pairs for text in pair)
+    texts = [text for pair in train_pairs for text in pair]
+    tokenize = vectorizer.build_analyzer()
+    if not any(tokenize(text) for text in texts):
+        return 0.5
+    vectorizer.fit(texts)
 
     def differences(some: list[tuple[str, str]]):
         better, worse = zip(*some, strict=True)

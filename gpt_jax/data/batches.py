@@ -81,10 +81,11 @@ def put(tokens: Tokens, at: tuple, ids: list[int], segment: int = 1) -> None:
 
 
 def pad_prompts(rows: list[list[int]], length: int, pad_id: int) -> Prompts:
-    """Left-pads token rows to `length`; a longer row keeps its last `length` tokens."""
+    """Left-pads token rows to `length`. Raises ValueError for a longer one: nothing is cut here."""
+    if any(len(ids) > length for ids in rows):
+        raise ValueError(f"a prompt is longer than the row of {length} tokens")
     tokens_BP = empty_tokens((len(rows), length), pad_id)
     for b, ids in enumerate(rows):
-        ids = ids[-length:]
         put(tokens_BP, np.s_[b, length - len(ids) :], ids)
     return Prompts(tokens_BP, np.arange(len(rows), dtype=np.int32))
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import pickle
 from collections.abc import Iterator
 
-from gpt_jax.data import sources
+from gpt_jax.data import baselines, sources
+from gpt_jax.errors import UserError
+from gpt_jax.ranges import Fraction, check_ranges
+
+KINDS = ("text", "demonstrations", "comparisons", "prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,34 +28,67 @@ class DataConfig:
     comparisons: str = "microworld"
     """Ranked answers for the reward model: `prompt, chosen, rejected`, `chosen, rejected`
     transcripts, or `prompt, completions, ranks`."""
-    test_comparisons: str | None = None
-    """Held-out comparisons; by default the test split, or a twentieth of a file."""
     prompts: str | None = None
     """Prompts for PPO and for the final evaluation; by default those of the comparisons."""
-    label_noise: float = 0.0
+    test_text: str | None = None
+    """Held-out documents; by default the test split, or a twentieth of a file. Likewise below."""
+    test_demonstrations: str | None = None
+    """Held-out conversations."""
+    test_comparisons: str | None = None
+    """Held-out comparisons."""
+    test_prompts: str | None = None
+    """Prompts for the final evaluation."""
+    skip_broken: bool = False
+    """Leave broken rows out, and count them, where otherwise they end the run before it starts."""
+    label_noise: Fraction = 0.0
     """Share of microworld's comparisons whose label is flipped (InstructGPT's labelers agreed on
     73%)."""
 
+    def __post_init__(self):
+        check_ranges(self)
+
     @property
     def has_gold(self) -> bool:
-        """Whether answers to the prompts have a known gold score."""
-        return (self.prompts or self.comparisons) == sources.MICROWORLD
+        """Whether answers to the test prompts have a known gold score."""
+        asked = self.test_prompts or self.prompts or self.test_comparisons or self.comparisons
+        return asked == sources.MICROWORLD
 
     def read(self, kind: str, split: str) -> list[dict]:
         """All records of one kind (`text`, `demonstrations`, `comparisons`, `prompts`) and split
-        (`train`, `test`) in canonical form; see `schemas`.
+        (`train`, `test`) in canonical form; see `schemas`. The caller may change them.
 
         Raises:
           UserError: naming file and row, if anything is missing or broken.
         """
-        if kind == "comparisons" and split == "test" and self.test_comparisons:
-            return _read(self.test_comparisons, kind, "all")
-        if kind == "prompts" and self.prompts is None and self.comparisons != sources.MICROWORLD:
-            return [{"prompt": row["prompt"]} for row in self.read("comparisons", split)]
-        spec = getattr(self, kind) or sources.MICROWORLD
-        if kind == "comparisons" and self.test_comparisons:
-            return _read(spec, kind, "all")
-        return _read(spec, kind, split, self.label_noise if split == "train" else 0.0)
+        return self._read(kind, split).rows
+
+    def left_out(self, kind: str) -> collections.Counter:
+        """How many rows of a kind were left out when they were read, for which reason."""
+        return sum((self._read(kind, split).left_out for split in ("train", "test")), +_NONE)
+
+    def _read(self, kind: str, split: str) -> sources.Read:
+        held_out = getattr(self, f"test_{kind}")
+        own = getattr(self, kind)
+        if kind == "prompts" and own is None and not (split == "test" and held_out):
+            if self.comparisons == sources.MICROWORLD and not self.test_comparisons:
+                own = sources.MICROWORLD
+            else:
+                rows, left_out = self._read("comparisons", split)
+                return sources.Read(
+                    [{"prompt": row["prompt"], "record": row} for row in rows], left_out
+                )
+        if held_out:
+            spec, part = (held_out, "held_out") if split == "test" else (own, "all")
+        else:
+            spec, part = own, split
+        noise = self.label_noise if kind == "comparisons" and split == "train" else 0.0
+        state = sources.source_fingerprint(spec)
+        return pickle.loads(_cached(spec, kind, part, noise, self.skip_broken, state))
+
+    def fingerprints(self) -> dict[str, str]:
+        """{option: a number for what its source holds now} of every source that is named."""
+        named = {name: getattr(self, name) for kind in KINDS for name in (kind, f"test_{kind}")}
+        return {name: sources.source_fingerprint(spec) for name, spec in named.items() if spec}
 
     def tokenizer_texts(self) -> Iterator[str]:
         """What a tokenizer is trained on: the documents and, where a file of them is named, the
@@ -61,12 +100,31 @@ class DataConfig:
                 yield from (message["content"] for message in row["messages"])
 
     def check(self) -> None:
-        """Reads everything once, so that a broken row stops a run before it starts."""
-        for kind in ("text", "demonstrations", "comparisons", "prompts"):
+        """Reads everything once, so that a broken row stops a run before it starts.
+
+        Raises:
+          UserError: also if the comparisons of either split compare nothing.
+        """
+        for kind in KINDS:
             for split in ("train", "test"):
-                self.read(kind, split)
+                rows = self.read(kind, split)
+                if kind == "comparisons" and not baselines.pairs(rows):
+                    spec = (split == "test" and self.test_comparisons) or self.comparisons
+                    raise UserError(
+                        f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give "
+                        "some in which one answer is better"
+                    )
 
 
-@functools.cache  # the stages of one program share what they read
-def _read(spec: str, kind: str, split: str, label_noise: float = 0.0) -> list[dict]:
-    return sources.read(spec, kind, split, label_noise=label_noise)
+_NONE = collections.Counter()
+
+
+@functools.lru_cache(maxsize=32)  # the stages of one program share what they read
+def _cached(
+    spec: str, kind: str, split: str, label_noise: float, skip_broken: bool, state: str
+) -> bytes:
+    """What was read, as bytes, so that nobody changes what the others get."""
+    del state  # other bytes under the same name are other rows
+    return pickle.dumps(
+        sources.read_counted(spec, kind, split, label_noise=label_noise, skip_broken=skip_broken)
+    )

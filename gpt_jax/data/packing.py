@@ -1,18 +1,22 @@
 """Canonical records -> whole arrays of rows, made once before training starts.
 
 Everything a stage trains on is laid out here as NumPy arrays with one leading row axis;
-`pipeline.py` then picks rows by number. An example longer than a row keeps its end: that is where
-the answer and its stop token are.
+`pipeline.py` then picks rows by number. What is too long loses whole old turns, never its system
+turn, the opener of a turn or the user's newest message; what still does not fit is left out. Every
+function that shortens or leaves out takes a `LeftOut` and counts it there.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import numpy as np
 
 from gpt_jax.data.batches import Batch, Comparisons, Prompts, empty_tokens, pad_prompts, put
+from gpt_jax.data.left_out import CUT, DROPPED, SHORTENED, LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -38,14 +42,17 @@ def pack(examples: Sequence[Example], length: int, pad_id: int) -> Batch:
 
     Raises:
       UserError: if an example has nothing to learn (an all-zero mask after its first token).
+      ValueError: if an example is longer than a row: what is cut is cut before, and counted.
     """
-    bins = _best_fit([min(len(ids), length) for ids, _ in examples], length)
+    if any(len(ids) > length for ids, _ in examples):
+        raise ValueError(f"an example is longer than the row of {length} tokens")
+    bins = _best_fit([len(ids) for ids, _ in examples], length)
     tokens_BT = empty_tokens((len(bins), length), pad_id)
     weights_BT = np.zeros((len(bins), length), np.float32)
     for b, members in enumerate(bins):
         start = 0
         for segment, i in enumerate(members, start=1):
-            ids, mask = (x[-length:] for x in examples[i])
+            ids, mask = examples[i]
             if not any(mask[1:]):
                 raise UserError(
                     f"example {i + 1} has no token to learn from; give it an assistant turn"
@@ -80,47 +87,183 @@ def pack_documents(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> B
     return pack([(piece, [1] * len(piece)) for piece in pieces], length, tokenizer.pad_id)
 
 
-def pack_demonstrations(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Batch:
-    """`{"messages"}` records -> packed rows; only what the assistant says is learned."""
-    examples = [chat.render(row["messages"], tokenizer) for row in rows]
+def pack_demonstrations(
+    rows: Sequence[dict],
+    tokenizer: Tokenizer,
+    length: int,
+    left_out: LeftOut,
+    name: str = "demonstrations",
+) -> Batch:
+    """`{"messages"}` records -> packed rows; only what the assistant says is learned.
+
+    A conversation that is too long loses old turns; one whose newest turn alone is too long, the
+    end of its last answer, stop token included: what is left of it is learned from as it stands.
+
+    Args:
+      rows: the records.
+      tokenizer: of the model.
+      length: of a row.
+      left_out: counts what did not fit.
+      name: of the rows there.
+
+    Raises:
+      UserError: if nothing fits, or a conversation has nothing to learn.
+    """
+    count = functools.partial(left_out.add, name=name, total=len(rows), limit=length)
+    fitted = (_fit_demonstration(row["messages"], tokenizer, length, count) for row in rows)
+    examples = [example for example in fitted if example]
+    _check_some(examples, name, length)
     return pack(examples, length, tokenizer.pad_id)
 
 
-def pad_comparisons(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) -> Comparisons:
+def _fit_demonstration(
+    messages: list[dict], tokenizer: Tokenizer, length: int, count: Callable[[str], None]
+) -> Example | None:
+    ids, mask = chat.render(messages, tokenizer)
+    if len(ids) <= length:
+        return ids, mask
+    for some in chat.shorter(messages):
+        ids, mask = chat.render(some, tokenizer)
+        if len(ids) <= length:
+            break
+    if not any(mask[1:length]):
+        count(DROPPED)
+        return None
+    if len(some) < len(messages):
+        count(SHORTENED)
+    if len(ids) > length:
+        count(CUT)
+    return ids[:length], mask[:length]
+
+
+def comparison_length(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) -> int:
+    """The length that 99 of 100 prompts with a completion fit in, as `row_length` rounds it."""
+    lengths = [len(p) + len(c) for row in rows for p, c in _render_comparison(row, tokenizer)]
+    return min(longest, _round_up(int(np.ceil(np.percentile(lengths, 99)))))
+
+
+def pad_comparisons(
+    rows: Sequence[dict],
+    tokenizer: Tokenizer,
+    longest: int,
+    left_out: LeftOut,
+    name: str = "comparisons",
+) -> Comparisons:
     """`{"prompt", "completions"[K], "ranks"[K], "stopped"[K]}` -> one (N, K, T) bundle.
 
     K is the largest number of completions of any record; empty slots have rank -1. T is the length
-    of the longest example, at most `longest`.
+    of the longest example, at most `longest`. All completions of a record follow the same prompt:
+    as much of it as leaves room for the longest of them. A record that does not fit becomes an
+    empty row, so that rows keep their numbers; `without_empty` takes these away.
+
+    Args:
+      rows: the records.
+      tokenizer: of the model.
+      longest: the most tokens of a prompt with a completion.
+      left_out: counts what did not fit.
+      name: of the rows there.
     """
+    count = functools.partial(left_out.add, name=name, total=len(rows), limit=longest)
     slots = max(len(row["completions"]) for row in rows)
-    rendered = [
-        [
-            (prompt, chat.render_completion(text, stopped, tokenizer))
-            for text, stopped in zip(row["completions"], row["stopped"], strict=True)
-        ]
-        for row in rows
-        for prompt in [chat.render_prompt(row["prompt"], tokenizer)]
-    ]
-    length = row_length((p + c for examples in rendered for p, c in examples), longest)
+    fitted = [_fit_comparison(row, tokenizer, longest, count) for row in rows]
+    length = row_length((p + c for examples in fitted for p, c in examples), longest)
     shape = (len(rows), slots, length)
     tokens_BKT = empty_tokens(shape, tokenizer.pad_id)
     weights_BKT = np.zeros(shape, np.float32)
     ranks_BK = np.full(shape[:2], -1, np.int32)
-    for n, row in enumerate(rows):
-        for k, (prompt, completion) in enumerate(rendered[n]):
-            ids = (prompt + completion)[-length:]
-            put(tokens_BKT, np.s_[n, k, : len(ids)], ids)
-            weights_BKT[n, k, max(0, len(ids) - len(completion)) : len(ids)] = 1
-            ranks_BK[n, k] = row["ranks"][k]
+    for n, examples in enumerate(fitted):
+        for k, (prompt, completion) in enumerate(examples):
+            end = len(prompt) + len(completion)
+            put(tokens_BKT, np.s_[n, k, :end], prompt + completion)
+            weights_BKT[n, k, len(prompt) : end] = 1
+            ranks_BK[n, k] = rows[n]["ranks"][k]
     return Comparisons(tokens_BKT, weights_BKT, ranks_BK)
 
 
-def pad_prompt_records(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) -> Prompts:
-    """`{"prompt": messages}` records -> left-padded prompts that end with <|assistant|>."""
-    rendered = [chat.render_prompt(row["prompt"], tokenizer) for row in rows]
-    return pad_prompts(rendered, row_length(rendered, longest), tokenizer.pad_id)
+def _render_comparison(row: dict, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    """(prompt, completion) of every completion."""
+    prompt = chat.render_prompt(row["prompt"], tokenizer)
+    return [
+        (prompt, chat.render_completion(text, stopped, tokenizer))
+        for text, stopped in zip(row["completions"], row["stopped"], strict=True)
+    ]
+
+
+def _fit_comparison(
+    row: dict, tokenizer: Tokenizer, longest: int, count: Callable[[str], None]
+) -> list[tuple[list[int], list[int]]]:
+    """The same with a prompt that leaves room for every completion; nothing if there is none."""
+    rendered = _render_comparison(row, tokenizer)
+    room = longest - max(len(completion) for _, completion in rendered)
+    if len(rendered[0][0]) <= room:
+        return rendered
+    prompt = _fit_prompt(row["prompt"], tokenizer, room, count)
+    return [(prompt, completion) for _, completion in rendered if prompt]
+
+
+def without_empty(rows: Comparisons, name: str, longest: int) -> tuple[Comparisons, np.ndarray]:
+    """The rows that have a completion, and their numbers.
+
+    Raises:
+      UserError: if there is none, since no record fits in `longest` tokens.
+    """
+    numbers = np.flatnonzero((rows.ranks_BK >= 0).any(axis=1))
+    _check_some(numbers, name, longest)
+    return jax.tree.map(lambda x: x[numbers], rows), numbers
+
+
+def pad_prompt_records(
+    rows: Sequence[dict],
+    tokenizer: Tokenizer,
+    longest: int,
+    left_out: LeftOut,
+    name: str = "prompts",
+) -> Prompts:
+    """`{"prompt": messages}` records -> left-padded prompts that end with <|assistant|>.
+
+    Args:
+      rows: the records.
+      tokenizer: of the model.
+      longest: the most tokens of a prompt.
+      left_out: counts what did not fit; a record that is left out has no row, and `rows_B` gives
+        the numbers of the others.
+      name: of the rows there.
+
+    Raises:
+      UserError: if nothing fits.
+    """
+    count = functools.partial(left_out.add, name=name, total=len(rows), limit=longest)
+    fitted = [_fit_prompt(row["prompt"], tokenizer, longest, count) for row in rows]
+    numbers = [n for n, ids in enumerate(fitted) if ids]
+    _check_some(numbers, name, longest)
+    kept = [fitted[n] for n in numbers]
+    prompts = pad_prompts(kept, row_length(kept, longest), tokenizer.pad_id)
+    return prompts._replace(rows_B=np.array(numbers, np.int32))
+
+
+def _fit_prompt(
+    messages: list[dict], tokenizer: Tokenizer, limit: int, count: Callable[[str], None]
+) -> list[int] | None:
+    ids = chat.render_prompt(messages, tokenizer)
+    if len(ids) <= limit:
+        return ids
+    kept = chat.shorten(messages, tokenizer, limit)
+    count(DROPPED if kept is None else SHORTENED)
+    return None if kept is None else chat.render_prompt(kept, tokenizer)
+
+
+def _check_some(rows: Sequence, name: str, limit: int) -> None:
+    if not len(rows):
+        raise UserError(
+            f"none of the {name} fits in {limit} tokens; give shorter ones, or a longer context "
+            "(--pretrain.model.context-length) or limit (--reward.longest, --ppo.max-new-tokens)"
+        )
 
 
 def row_length(examples: Iterable[list[int]], longest: int) -> int:
     """Length of the longest example, rounded up to a multiple of 8, at most `longest`."""
-    return min(longest, -(-max(map(len, examples)) // 8) * 8)
+    return min(longest, _round_up(max(map(len, examples), default=1)))
+
+
+def _round_up(length: int) -> int:
+    return -(-length // 8) * 8

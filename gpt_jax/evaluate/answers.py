@@ -1,134 +1,91 @@
-"""Comparing policies on held-out prompts: sampling, best-of-n, KL, intervals."""
+"""Answers behind prompts, as models read them: their rewards, and their distance from a policy."""
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from gpt_jax import keys
 from gpt_jax.data import pipeline
-from gpt_jax.data.batches import Comparisons, Prompts, pad_rows
-from gpt_jax.generate.sampler import Rollout, generate
+from gpt_jax.data.batches import Comparisons, Prompts, empty_tokens, pad_rows, put
+from gpt_jax.generate.sampler import Rollout
+from gpt_jax.generate.text import Completion
 from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel import distributed, rules
-from gpt_jax.rl.rewards import HostReward, Reward, completion_texts
+from gpt_jax.rl.rewards import HostReward, Reward
 from gpt_jax.rl.rollout import completion_logprobs
 from gpt_jax.text.tokenizer import Tokenizer
 
 BATCH = 128  # rows per compiled call, at least
 
 
-class Answers(NamedTuple):
-    """One answer to each of N prompts, on the host.
+def behind(
+    prompts: Prompts, completions: Sequence[Completion], tokenizer: Tokenizer, length: int
+) -> Rollout:
+    """Completions behind prompts, as a reward model or another policy reads them.
 
-    Attributes:
-      rollout: the tokens, a Rollout of NumPy arrays with N rows.
-      texts: N decoded completions.
-      stopped: N bools.
+    The prompts need not be those that were asked: a base model is asked in another layout. An
+    answer that a stop string ended gets the stop token that ends an answer here.
+
+    Args:
+      prompts: N of them.
+      completions: N answers, one to each.
+      tokenizer: of both.
+      length: the most tokens of an answer.
+
+    Returns:
+      A Rollout of NumPy arrays with N rows.
     """
-
-    rollout: Rollout
-    texts: list[str]
-    stopped: list[bool]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of every answer, its stop token included: float32 (N,)."""
-        return self.rollout.mask_BC.sum(axis=1)
-
-
-def sample(
-    model: ModelConfig,
-    params: dict,
-    prompts: Prompts,
-    tokenizer: Tokenizer,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    mesh: Mesh,
-    purpose: str = "evaluation",
-) -> Answers:
-    """One answer per prompt; each has its own key, from (seed, row, purpose)."""
-    n = len(prompts.rows_B)
-    rows = {"prompts": prompts, "ids_B": np.arange(n)}
-    parts = [
-        _generate(
-            model,
-            params,
-            batch["prompts"],
-            keys.derive(seed, 0, purpose),
-            max_new_tokens=max_new_tokens,
-            stop_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            temperature=temperature,
-            row_ids_B=batch["ids_B"],
-        )
-        for batch in _batches(rows, mesh)
-    ]
-    return _answers(_join(parts, n), tokenizer)
-
-
-def best_of(candidates: list[Answers], reward: Reward, tokenizer: Tokenizer, mesh: Mesh) -> Answers:
-    """Of each prompt's candidates, the one that the reward likes best."""
-    best = np.stack([score(c, reward, mesh) for c in candidates]).argmax(axis=0)
-    rollout = jax.tree.map(
-        lambda *xs: np.stack(xs)[best, np.arange(len(best))], *[c.rollout for c in candidates]
+    tokens_BC = empty_tokens((len(completions), length), tokenizer.pad_id)
+    logprobs_BC = np.zeros(tokens_BC.ids.shape, np.float32)
+    lengths_B = (prompts.tokens_BP.segment_ids > 0).sum(axis=1)
+    for b, completion in enumerate(completions):
+        ended = [tokenizer.eos_id] * (completion.finish_reason == "stop_string")
+        ids = (completion.tokens + ended)[:length]
+        put(tokens_BC, np.s_[b, : len(ids)], ids)
+        tokens_BC.positions[b, : len(ids)] += lengths_B[b]
+        logprobs_BC[b, : len(completion.logprobs)] = completion.logprobs
+    return Rollout(
+        prompt_BP=prompts.tokens_BP,
+        completion_BC=tokens_BC,
+        logprobs_BC=logprobs_BC,
+        stopped_B=np.array([completion.stopped for completion in completions]),
+        rows_B=prompts.rows_B,
     )
-    return _answers(rollout, tokenizer)
 
 
-def score(answers: Answers, reward: Reward, mesh: Mesh) -> np.ndarray:
+def score(rollout: Rollout, reward: Reward, mesh: Mesh) -> np.ndarray:
     """The reward of every answer, float32 (N,)."""
     if isinstance(reward, HostReward):
-        return reward(answers.rollout)
-    n = len(answers.texts)
-    batches = _batches(answers.rollout, mesh)
-    return _join([_score(reward.score, reward.params, b) for b in batches], n)
-
-
-def in_place_of_prompts(answers: Answers, prompts: Prompts) -> Answers:
-    """The same answers behind other prompts (a base model is asked in another layout)."""
-    completion_BC, prompt_BP = answers.rollout.completion_BC, prompts.tokens_BP
-    lengths_B1 = (prompt_BP.segment_ids > 0).sum(1, keepdims=True)
-    places_BC = lengths_B1 + np.arange(completion_BC.ids.shape[1])
-    positions_BC = (places_BC * completion_BC.segment_ids).astype(np.int32)
-    rollout = answers.rollout._replace(
-        prompt_BP=prompt_BP, completion_BC=completion_BC._replace(positions=positions_BC)
-    )
-    return answers._replace(rollout=rollout)
+        return reward(rollout)
+    parts = [_score(reward.score, reward.params, batch) for batch in _batches(rollout, mesh)]
+    return _join(parts, len(rollout.stopped_B))
 
 
 def divergence(
     model: ModelConfig,
     params: dict,
     reference: dict,
-    answers: Answers,
+    rollout: Rollout,
     temperature: float,
     mesh: Mesh,
 ) -> dict[str, float]:
     """KL(policy || reference) in nats per answer (k1) and the policy's entropy per token."""
     parts = [
         _divergence(model, params, reference, batch, temperature)
-        for batch in _batches(answers.rollout, mesh)
+        for batch in _batches(rollout, mesh)
     ]
-    kl_N, entropy_N = _join(parts, len(answers.texts))
-    tokens = float(answers.lengths.sum())
+    kl_N, entropy_N = _join(parts, len(rollout.stopped_B))
+    tokens = float(rollout.mask_BC.sum())
     return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
 
 
-# Jitted here, not where they are called: every model and every answer shares one program.
-_generate = jax.jit(
-    generate,
-    static_argnums=0,
-    static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature"),
-)
+# Jitted here, not where it is called: every model and every answer shares one program.
 _score = jax.jit(lambda score, params, rollout: score(params, rollout), static_argnums=0)
 
 
@@ -140,14 +97,14 @@ def _divergence(model, params, reference, rollout, temperature):
     return jnp.sum(logprobs_BC - reference_BC, 1), jnp.sum(entropy_BC, 1)
 
 
-def _answers(rollout: Rollout, tokenizer: Tokenizer) -> Answers:
-    return Answers(rollout, completion_texts(rollout, tokenizer), rollout.stopped_B.tolist())
-
-
 def ranking_accuracies(
     model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
-) -> np.ndarray:
-    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, float64 (pairs,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, and the row that it is of.
+
+    Returns:
+      float64 and int, (pairs,) each.
+    """
     batch_size += -batch_size % rules.shards(mesh, "batch")
     rows = pad_rows(rows, batch_size)
     scores_of = jax.jit(functools.partial(score_comparisons, model))
@@ -157,7 +114,7 @@ def ranking_accuracies(
     n, i, j = np.nonzero(
         (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
     )
-    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5
+    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
 def _batches(bundle, mesh: Mesh):
@@ -171,23 +128,3 @@ def _batches(bundle, mesh: Mesh):
 
 def _join(parts, n: int):
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *distributed.fetch(parts))
-
-
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> list[float]:
-    """[mean, low, high] with a 95% percentile bootstrap interval over prompts (Efron 1979)."""
-    values = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return [float(values.mean()), float(low), float(high)]
-
-
-def win_rate(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
-    """[mean, low, high] of the share of answers of `ours` that beat one of `theirs` to the same
-    prompt; a tie is half.
-
-    Args:
-      ours, theirs: scores (answers, prompts); every answer meets every other of its prompt.
-    """
-    ours, theirs = np.asarray(ours)[:, None], np.asarray(theirs)[None]
-    wins = (ours > theirs) + 0.5 * (ours == theirs)
-    return mean_interval(wins.mean((0, 1)))

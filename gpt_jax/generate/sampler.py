@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.data.batches import Prompts, Tokens
+from gpt_jax.generate.sampling import filter_logprobs
 from gpt_jax.models.contract import Model, Params, forward, init_cache
 from gpt_jax.models.heads import last_logits
 
@@ -64,6 +65,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    vocab_size: int | None = None,
     row_ids_B: jax.Array | None = None,
 ) -> Rollout:
     """Samples a completion of at most `max_new_tokens` tokens for every prompt.
@@ -81,11 +84,12 @@ def generate(
       pad_id: fills the completion after the stop token.
       temperature: static; divides the logits. 0 takes the most likely token, with its
         log-probability at temperature 1.
-      top_k: static; samples among the k most likely tokens only. 0: all.
-      top_p: static; samples among the fewest most likely tokens whose probabilities reach p
-        (Holtzman et al. 2020). 1: all. `logprobs_BC` is always that of the unfiltered
-        distribution.
-      row_ids_B: int32 name of each row in the random stream. None: its index.
+      top_k, top_p, min_p: static filters, as in `Sampling`. `logprobs_BC` is always that of the
+        unfiltered distribution.
+      vocab_size: static; the distribution is that among the ids below it without `pad_id`: a
+        model's own vocabulary may be larger than the tokenizer's. None: among all ids, as in
+        training.
+      row_ids_B: integer name of each row in the random stream. None: its index.
 
     Raises:
       UserError: if the completions may outgrow what the model can read.
@@ -101,11 +105,10 @@ def generate(
         """Draws token t of every row that has not stopped."""
         running_B = ~state.stopped_B
         token_B, logprob_B = _sample(
-            last_logits(config, params, hidden_BD),
+            allowed(last_logits(config, params, hidden_BD), pad_id, vocab_size),
             jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.t),
             temperature,
-            top_k,
-            top_p,
+            (top_k, top_p, min_p),
         )
         at = (slice(None), state.t)
         return state._replace(
@@ -155,8 +158,19 @@ def generate(
     )
 
 
+def allowed(logits_BV: jax.Array, pad_id: int, vocab_size: int | None) -> jax.Array:
+    """The logits, with -inf for padding and for the ids from `vocab_size` on; None: as they are."""
+    if vocab_size is None:
+        return logits_BV
+    ids_V = jnp.arange(logits_BV.shape[-1])
+    return jnp.where((ids_V < vocab_size) & (ids_V != pad_id), logits_BV, -jnp.inf)
+
+
 def _sample(
-    logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int, top_p: float
+    logits_BV: jax.Array,
+    keys_B: jax.Array,
+    temperature: float,
+    filters: tuple[int, float, float],
 ) -> tuple[jax.Array, jax.Array]:
     """One token per row, int32, and its log-probability before any filter."""
     if temperature == 0.0:
@@ -164,22 +178,34 @@ def _sample(
         token_B = jnp.argmax(logits_BV, axis=-1)
     else:
         logp_BV = jax.nn.log_softmax(logits_BV / temperature, axis=-1)
-        filtered_BV = filter_logprobs(logp_BV, top_k, top_p)
-        token_B = jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
+        token_B = jax.vmap(jax.random.categorical)(keys_B, filter_logprobs(logp_BV, *filters))
     logprob_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
     return token_B.astype(jnp.int32), logprob_B
 
 
-def filter_logprobs(logp_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
-    """Sets to -inf what is outside the k most likely tokens or outside the nucleus of mass p."""
-    if top_k > 0:
-        kth_B1 = jax.lax.top_k(logp_BV, min(top_k, logp_BV.shape[-1]))[0][:, -1:]
-        logp_BV = jnp.where(logp_BV < kth_B1, -jnp.inf, logp_BV)
-    if top_p < 1.0:
-        sorted_BV = jnp.sort(logp_BV, axis=-1, descending=True)
-        probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
-        # A token belongs to the nucleus if the mass before it is below p: never none of them.
-        inside_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p
-        threshold_B1 = jnp.where(inside_BV, sorted_BV, jnp.inf).min(axis=-1, keepdims=True)
-        logp_BV = jnp.where(logp_BV < threshold_B1, -jnp.inf, logp_BV)
-    return logp_BV
+def most_likely(
+    config: Model,
+    params: Params,
+    rollout: Rollout,
+    *,
+    count: int,
+    temperature: float,
+    pad_id: int,
+    vocab_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The `count` most likely tokens at every place of a completion, and their log-probabilities.
+
+    Returns:
+      ids_BCK int32 and logprobs_BCK float32, the most likely first.
+    """
+    hidden_BTD, _ = forward(config, params, rollout.tokens_BT)
+    c = rollout.completion_BC.ids.shape[1]
+    hidden_CBD = hidden_BTD[:, -c - 1 : -1].swapaxes(0, 1)
+
+    def at(hidden_BD):
+        logits_BV = allowed(last_logits(config, params, hidden_BD), pad_id, vocab_size)
+        logp_BV = jax.nn.log_softmax(logits_BV / (temperature or 1.0), axis=-1)
+        return jax.lax.top_k(logp_BV, count)
+
+    logprobs_CBK, ids_CBK = jax.lax.map(at, hidden_CBD)
+    return ids_CBK.swapaxes(0, 1).astype(jnp.int32), logprobs_CBK.swapaxes(0, 1)

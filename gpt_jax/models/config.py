@@ -1,14 +1,20 @@
 """The shape of a decoder-only transformer, as one frozen (hashable) dataclass."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from gpt_jax.errors import UserError
+from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
+
+Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What distinguishes GPT-1, GPT-2, GPT-3, Llama, Qwen3 and Gemma 3 from one another.
+
+    A number that is None follows from others. It stays None here, so that a copy with another
+    width gets what follows from that width; who computes with it reads it from `resolved()`.
 
     Attributes:
       vocab_size: V, rows of the embedding.
@@ -48,14 +54,14 @@ class ModelConfig:
       embedding_dropout: the same of the embeddings.
     """
 
-    vocab_size: int
-    context_length: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int | None = None
-    head_size: int | None = None
-    mlp_width: int | None = None
+    vocab_size: Positive
+    context_length: Positive
+    width: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive | None = None
+    head_size: Positive | None = None
+    mlp_width: Positive | None = None
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
     norm: Literal["layer", "rms"] = "layer"
     norm_position: Literal["pre", "post", "both"] = "pre"
@@ -64,40 +70,47 @@ class ModelConfig:
     tied: bool = True
     biases: bool = True
     scale_embedding: bool = False
-    query_scale: float | None = None
-    window: int | None = None
-    global_every: int = 6
-    rope_theta: float = 10000.0
-    rope_divisor: float = 1.0
-    rope_theta_local: float = 10000.0
-    norm_eps: float = 1e-5
+    query_scale: PositiveFloat | None = None
+    window: Positive | None = None
+    global_every: Positive = 6
+    rope_theta: PositiveFloat = 10000.0
+    rope_divisor: PositiveFloat = 1.0
+    rope_theta_local: PositiveFloat = 10000.0
+    norm_eps: PositiveFloat = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "block", "offload"] = "none"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    embedding_dropout: float = 0.0
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    embedding_dropout: Rate = 0.0
 
     def __post_init__(self):
-        if self.head_size is None:
-            if self.width % self.heads:
-                raise UserError(
-                    f"The model's width {self.width} does not divide into {self.heads} heads; "
-                    "change one of them, or set head_size."
-                )
-            object.__setattr__(self, "head_size", self.width // self.heads)
-        if self.kv_heads is None:
-            object.__setattr__(self, "kv_heads", self.heads)
-        if self.mlp_width is None:
-            object.__setattr__(self, "mlp_width", 4 * self.width)
-        if self.heads % self.kv_heads:
+        check_ranges(self)
+        if self.head_size is None and self.width % self.heads:
             raise UserError(
-                f"The model's {self.heads} heads do not divide into {self.kv_heads} kv_heads; "
+                f"The model's width {self.width} does not divide into {self.heads} heads; "
+                "change one of them, or set head_size."
+            )
+        c = self.resolved()
+        if c.heads % c.kv_heads:
+            raise UserError(
+                f"The model's {c.heads} heads do not divide into {c.kv_heads} kv_heads; "
                 "kv_heads must be a divisor of heads."
             )
-        if self.positions == "rope" and self.head_size % 2:
-            raise UserError(f"Rotary positions need an even head_size, but it is {self.head_size}.")
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise UserError(f"Sinusoidal positions need an even width, but it is {self.width}.")
+        if c.positions == "rope" and c.head_size % 2:
+            raise UserError(f"Rotary positions need an even head_size, but it is {c.head_size}.")
+        if c.positions == "sinusoidal" and c.width % 2:
+            raise UserError(f"Sinusoidal positions need an even width, but it is {c.width}.")
+
+    def resolved(self) -> "ModelConfig":
+        """The same model with the numbers that follow from others filled in; to be read only."""
+        if None not in (self.kv_heads, self.head_size, self.mlp_width):
+            return self
+        return dataclasses.replace(
+            self,
+            kv_heads=self.kv_heads or self.heads,
+            head_size=self.head_size or self.width // self.heads,
+            mlp_width=self.mlp_width or 4 * self.width,
+        )
 
     def windows(self) -> list[int | None]:
         """The window of every layer; None for a global one."""

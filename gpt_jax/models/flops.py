@@ -14,7 +14,7 @@ def matmul_weights(config: ModelConfig) -> int:
 
     The embedding is a look-up and counts only where it is the unembedding too.
     """
-    c = config
+    c = config.resolved()
     attention = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads)
     mlp = (2 if c.mlp == "gelu" else 3) * c.width * c.mlp_width
     return c.layers * (attention + mlp) + c.width * c.vocab_size
@@ -39,10 +39,11 @@ def forward_flops(
     """
     if pairs is None:
         pairs = sum(visible_pairs(length, window) for window in config.windows())
-    unembedding = config.width * config.vocab_size
-    body = 2.0 * (matmul_weights(config) - unembedding) * length
+    c = config.resolved()
+    unembedding = c.width * c.vocab_size
+    body = 2.0 * (matmul_weights(c) - unembedding) * length
     logits = length if logits is None else logits
-    return body + 2.0 * unembedding * logits + 4.0 * config.heads * config.head_size * pairs
+    return body + 2.0 * unembedding * logits + 4.0 * c.heads * c.head_size * pairs
 
 
 def training_flops(config: ModelConfig, length: int, pairs: float | None = None) -> float:

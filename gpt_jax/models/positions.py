@@ -19,7 +19,7 @@ def rotary_angles(config: ModelConfig, positions_BT: jax.Array) -> list[jax.Arra
     One array for global layers and, with a window, one for local layers; None without rotary
     positions.
     """
-    c = config
+    c = config.resolved()
     if c.positions != "rope":
         return None
     exponent = jnp.arange(0, c.head_size, 2) / c.head_size

@@ -6,8 +6,9 @@ Sources: GPT-1 (Radford et al. 2018), GPT-2 (Radford et al. 2019; the smallest i
 1) and Gemma 3's text decoders (Gemma team 2025), both by their published config.json. Gemma's
 larger vocabularies have 64 rows for images.
 
-Not expressed: GPT-3's alternating sparse attention layers, and the frequency scaling
-that extends Llama 3.1 beyond 8,192 tokens.
+Dropout is 0 in all of them; GPT-1 and GPT-2 were trained with 0.1. Not expressed: GPT-3's
+alternating sparse attention layers, and the frequency scaling that extends Llama 3.1 beyond 8,192
+tokens.
 """
 
 import dataclasses

@@ -25,35 +25,18 @@ from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention_weights as weights_of
 from gpt_jax.kernels.attention import mix
+from gpt_jax.kernels.attention.over_mesh import attention
+from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, align, write
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
 from gpt_jax.models.layers import Norm, dense, normal
 from gpt_jax.models.positions import rotary_angles, rotate, sinusoids
-from gpt_jax.parallel.attention import attention, decode_attention
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import Axes, constrain
-
-MAX_DECODE_TOKENS = 8  # With a cache, so few new tokens are bound by reading it.
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, in `[0, index)` of the S axis.
-
-    Attributes:
-      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
-        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
-      values_LBSI: in the compute dtype.
-      segment_ids_BS: int32; 0 hides an entry (padding).
-      index: int32 scalar, where the next tokens are written.
-    """
-
-    keys_LBSI: jax.Array
-    values_LBSI: jax.Array
-    segment_ids_BS: jax.Array
-    index: jax.Array
 
 
 @contract.init.register(ModelConfig)
@@ -83,8 +66,9 @@ def _forward(
     *,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache | None]:
-    """With a cache the T tokens are appended at `cache.index` and attend to all that it holds; the
-    caller sees to it that `index + T <= S`. Dropout is for training, without a cache."""
+    """With a cache the T tokens are appended at `cache.index_B` and attend to all that their row
+    of it holds; the caller sees to it that `index_B + T <= S`. Dropout is for training, without a
+    cache."""
     draws, rates = None, (config.dropout, config.attention_dropout, config.embedding_dropout)
     if dropout_key is not None and any(rates):
         if cache is not None:
@@ -112,12 +96,13 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
             f"{length} tokens exceed the model's context_length {config.context_length}, which its "
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
-    shape_LBSI = (config.layers, batch, length, config.kv_heads * config.head_size)
+    c = config.resolved()
+    shape_LBSI = (c.layers, batch, length, c.kv_heads * c.head_size)
     return KVCache(
         keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
         segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
-        index=jnp.zeros((), jnp.int32),
+        index_B=jnp.zeros((batch,), jnp.int32),
     )
 
 
@@ -155,14 +140,14 @@ class Rows(NamedTuple):
       ropes_BTH: the angles of `rotary_angles`, or None.
       segment_ids_BT: of the tokens.
       kv_segment_ids_BS: of the keys, the tokens' or the cache's.
-      index: where the tokens are written in the cache.
+      index_B: where the tokens of every row are written in the cache; 0 without one.
       draws: what dropout draws from, or None.
     """
 
     ropes_BTH: list[jax.Array] | None
     segment_ids_BT: jax.Array
     kv_segment_ids_BS: jax.Array
-    index: jax.Array | int
+    index_B: jax.Array | int
     draws: Draws | None
 
 
@@ -171,19 +156,17 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT, cache=None, draws=None):
-        c = self.config
+        c = self.config.resolved()
         ids_BT, positions_BT, segment_ids_BT = tokens_BT
         x_BTD = Embedding(c, name="embed")(ids_BT, positions_BT)
         x_BTD = drop(x_BTD, c.embedding_dropout, draws, Purpose.EMBEDDING)
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
-            kv_cache, kv_segment_ids_BS, index = None, segment_ids_BT, 0
+            kv_cache, kv_segment_ids_BS, index_B = None, segment_ids_BT, 0
         else:
-            index = cache.index
-            kv_segment_ids_BS = jax.lax.dynamic_update_slice(
-                cache.segment_ids_BS, segment_ids_BT, (0, index)
-            )
+            index_B = cache.index_B
+            kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
             kv_cache = (cache.keys_LBSI, cache.values_LBSI)
 
         unroll = layer_unroll(c.layers)
@@ -198,7 +181,7 @@ class Transformer(nn.Module):
         (x_BTD, kv_cache), _ = blocks(
             (x_BTD, kv_cache),
             jnp.arange(c.layers),
-            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index, draws),
+            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws),
         )
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
@@ -207,7 +190,7 @@ class Transformer(nn.Module):
             kernel = with_axes(normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = KVCache(*kv_cache, kv_segment_ids_BS, index + ids_BT.shape[1])
+            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
 
 
@@ -268,7 +251,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, kv_cache, layer, rows):
         c = self.config
-        ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index, draws = rows
+        ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index_B, draws = rows
         B, T, D = x_BTD.shape
         N, K, H = c.heads, c.kv_heads, c.head_size
         q_BTNH = dense(self, "q", x_BTD, N * H, ("width", "heads")).reshape(B, T, N, H)
@@ -293,11 +276,8 @@ class Attention(nn.Module):
         elif kv_cache is None:
             attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
-            # Only the new entries are written: XLA updates the carried stacks in place.
             kv_cache = tuple(
-                jax.lax.dynamic_update_slice(
-                    stack, new.reshape(1, B, T, K * H).astype(stack.dtype), (layer, 0, index, 0)
-                )
+                write(stack, new.reshape(B, T, K * H), index_B, layer)
                 for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
             )
             k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
@@ -308,12 +288,16 @@ class Attention(nn.Module):
                     k_LBSKH,
                     v_LBSKH,
                     layer=layer,
-                    lengths_B=index + T,
+                    lengths_B=index_B + T,
                     **options,
                 )
             else:
+                (k_BSKH, v_BSKH, kv_segment_ids_BS), index = align(
+                    (k_LBSKH[layer], v_LBSKH[layer], kv_segment_ids_BS), index_B
+                )
+                options["kv_segment_ids_BS"] = kv_segment_ids_BS
                 attend = functools.partial(
-                    attention, q_BTNH, k_LBSKH[layer], v_LBSKH[layer], q_offset=index, **options
+                    attention, q_BTNH, k_BSKH, v_BSKH, q_offset=index, **options
                 )
         if c.window is None:
             out = attend()

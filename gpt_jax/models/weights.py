@@ -1,21 +1,24 @@
 """Import and export: our parameters <-> Hugging Face state dicts of GPT-2, Llama, Qwen3, Gemma 3.
 
-A state dict is `dict[str, np.ndarray]` in float32. GPT-2 stores kernels [in, out], as we do, with
-q, k and v side by side; the others store them [out, in]. All pair rotary dimension i with i + H/2.
-Gemma stores the scale of a norm minus 1.
+A state dict is `dict[str, np.ndarray]`, in float32 where it is ours. GPT-2 stores kernels as we do,
+[in, out], with q, k and v side by side; the others store them [out, in]. All pair rotary dimension
+i with i + H/2. Gemma stores the scale of a norm minus 1.
 """
 
 import functools
-import json
 import operator
+import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.contract import Params
+from gpt_jax.models.contract import Params, param_shapes
+from gpt_jax.models.foreign_config import config_from_hf
+from gpt_jax.models.foreign_files import read_json, read_tensors
 
 StateDict = dict[str, np.ndarray]
 
@@ -55,26 +58,91 @@ GEMMA3_NORMS = {
 }
 
 
+# Tensors that some files have beside the parameters, with the reason why they are not needed.
+HARMLESS = {
+    r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias": "the causal mask, and what hides a score",
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "follows from rope_theta",
+}
+
+
+class Tensors:
+    """A state dict whose tensors are taken one by one, until none is left."""
+
+    def __init__(self, state_dict: StateDict):
+        self.left = dict(state_dict)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One tensor in float32; a UserError if it is missing or of another kind or shape."""
+        if name not in self.left:
+            raise UserError(
+                f"The state dict has no tensor {name}; is it of another architecture or depth?"
+            )
+        array = np.asarray(self.left.pop(name))
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"The tensor {name} is not of floating point; is it quantized?")
+        if array.shape != shape:
+            raise UserError(
+                f"The tensor {name} is {array.shape}, but by its configuration it is {shape}."
+            )
+        return array.astype(np.float32)
+
+    def take_tied(self, name: str, embedding_VD: np.ndarray) -> None:
+        """Takes an unembedding, if there is one, that has to be the embedding."""
+        if name not in self.left:
+            return
+        if not np.array_equal(self.take(name, embedding_VD.shape), embedding_VD):
+            raise UserError(
+                f"The tensor {name} differs from the embedding, which its configuration uses in "
+                "its place; set tie_word_embeddings to false to use it."
+            )
+
+    def finish(self) -> None:
+        """Refuses a tensor that nobody took."""
+        for name in self.left:
+            if not any(re.fullmatch(pattern, name) for pattern in HARMLESS):
+                raise UserError(
+                    f"The tensor {name} is not used by the model that its configuration "
+                    "describes; is it of another architecture or depth?"
+                )
+
+
 def from_gpt2(state_dict: StateDict, config: ModelConfig) -> Params:
     """The parameters of a GPT-2 state dict, with or without the "transformer." prefix.
 
     Raises:
-      UserError: naming the first tensor that is missing.
+      UserError: naming the first tensor that is missing, of another shape, or not used.
     """
-    state = {name.removeprefix("transformer."): array for name, array in state_dict.items()}
-    layers = [f"h.{layer}." for layer in range(config.layers)]
-    blocks = {"attn_norm": {}, "attn": {}, "mlp_norm": {}, "mlp": {}}
+    tensors, shapes = Tensors(state_dict), param_shapes(config)
+    prefix = "transformer." if "transformer.wte.weight" in state_dict else ""
+    blocks: dict[str, Any] = {"attn_norm": {}, "attn": {}, "mlp_norm": {}, "mlp": {}}
+
+    def stacked(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        layers = range(config.layers)
+        return np.stack([tensors.take(f"{prefix}h.{layer}.{name}", shape) for layer in layers])
+
     for (part, name), theirs in GPT2_BLOCK.items():
-        blocks[part][name] = np.stack([_take(state, layer + theirs) for layer in layers])
+        blocks[part][name] = stacked(theirs, shapes["blocks"][part][name].shape[1:])
     for suffix, theirs in (("", "attn.c_attn.weight"), ("_bias", "attn.c_attn.bias")):
-        stacked = np.stack([_take(state, layer + theirs) for layer in layers])
-        for name, third in zip("qkv", np.split(stacked, 3, axis=-1), strict=True):
+        *inputs, outputs = shapes["blocks"]["attn"]["q" + suffix].shape[1:]
+        thirds = np.split(stacked(theirs, (*inputs, 3 * outputs)), 3, axis=-1)
+        for name, third in zip("qkv", thirds, strict=True):
             blocks["attn"][name + suffix] = third
-    return {
-        "embed": {"tokens": _take(state, "wte.weight"), "positions": _take(state, "wpe.weight")},
+
+    def whole(name: str, *path: str) -> np.ndarray:
+        return tensors.take(name, functools.reduce(operator.getitem, path, shapes).shape)
+
+    params = {
+        "embed": {
+            "tokens": whole(f"{prefix}wte.weight", "embed", "tokens"),
+            "positions": whole(f"{prefix}wpe.weight", "embed", "positions"),
+        },
         "blocks": blocks,
-        "final_norm": {"scale": _take(state, "ln_f.weight"), "bias": _take(state, "ln_f.bias")},
+        "final_norm": {
+            "scale": whole(f"{prefix}ln_f.weight", "final_norm", "scale"),
+            "bias": whole(f"{prefix}ln_f.bias", "final_norm", "bias"),
+        },
     }
+    return _finished(params, tensors, config)
 
 
 def to_gpt2(params: Params, config: ModelConfig) -> StateDict:
@@ -85,6 +153,7 @@ def to_gpt2(params: Params, config: ModelConfig) -> StateDict:
         "ln_f.weight": params["final_norm"]["scale"],
         "ln_f.bias": params["final_norm"]["bias"],
     }
+    unembed = {} if config.tied else {"lm_head.weight": params["unembed"]["kernel"].T}
     attn = params["blocks"]["attn"]
     for layer in range(config.layers):
         for (part, name), theirs in GPT2_BLOCK.items():
@@ -92,19 +161,23 @@ def to_gpt2(params: Params, config: ModelConfig) -> StateDict:
         for suffix, theirs in (("", "weight"), ("_bias", "bias")):
             thirds = [np.asarray(attn[name + suffix][layer]) for name in "qkv"]
             state[f"h.{layer}.attn.c_attn.{theirs}"] = np.concatenate(thirds, axis=-1)
-    return {f"transformer.{name}": np.asarray(array) for name, array in state.items()}
+    state = {f"transformer.{name}": array for name, array in state.items()} | unembed
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
 def from_llama(state_dict: StateDict, config: ModelConfig) -> Params:
     """The parameters of a Llama, Qwen3 or Gemma 3 state dict.
 
     Raises:
-      UserError: naming the first tensor that is missing.
+      UserError: naming the first tensor that is missing, of another shape, or not used.
     """
+    tensors, shapes = Tensors(state_dict), param_shapes(config)
     blocks: dict[str, Any] = {}
     for (*parents, name), theirs in _block_names(config).items():
+        shape = functools.reduce(operator.getitem, (*parents, name), shapes["blocks"]).shape
         arrays = [
-            _take(state_dict, f"model.layers.{layer}.{theirs}") for layer in range(config.layers)
+            tensors.take(f"model.layers.{layer}.{theirs}", shape[:0:-1])
+            for layer in range(config.layers)
         ]
         place = blocks
         for parent in parents:
@@ -112,14 +185,20 @@ def from_llama(state_dict: StateDict, config: ModelConfig) -> Params:
         place[name] = np.stack([array.T for array in arrays])  # A norm's .T is itself.
         if name == "scale":
             place[name] += _norm_offset(config)
-    final = _take(state_dict, "model.norm.weight") + _norm_offset(config)
-    params = {
-        "embed": {"tokens": _take(state_dict, "model.embed_tokens.weight")},
-        "blocks": blocks,
-        "final_norm": {"scale": final},
-    }
-    if not config.tied:
-        params["unembed"] = {"kernel": _take(state_dict, "lm_head.weight").T}
+    scale = tensors.take("model.norm.weight", (config.width,)) + _norm_offset(config)
+    embedding = tensors.take("model.embed_tokens.weight", (config.vocab_size, config.width))
+    params = {"embed": {"tokens": embedding}, "blocks": blocks, "final_norm": {"scale": scale}}
+    return _finished(params, tensors, config)
+
+
+def _finished(params: Params, tensors: Tensors, config: ModelConfig) -> Params:
+    """The parameters with the unembedding, which all families call the same; nothing is left."""
+    if config.tied:
+        tensors.take_tied("lm_head.weight", params["embed"]["tokens"])
+    else:
+        kernel = tensors.take("lm_head.weight", (config.vocab_size, config.width)).T
+        params["unembed"] = {"kernel": kernel}
+    tensors.finish()
     return params
 
 
@@ -154,109 +233,17 @@ def load_pretrained(folder: Path | str) -> tuple[ModelConfig, Params]:
     """A local folder with config.json and *.safetensors -> (config, parameters, float32).
 
     Raises:
-      UserError: if a file is missing, or the architecture is not one that `ModelConfig` expresses.
+      UserError: if a file is missing, the architecture is not one that `ModelConfig` expresses, or
+        a key or tensor would be left unused.
     """
-    # Here, because nothing else needs the package.
-    from safetensors.numpy import load_file
-
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; give the folder of a downloaded model.")
-    theirs = json.loads((folder / "config.json").read_text())
-    config = config_from_hf(theirs, folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} has no *.safetensors file; download the weights in that format.")
-    state = {
-        name: np.asarray(array, np.float32)
-        for file in files
-        for name, array in load_file(file).items()
-    }
+    theirs = read_json(folder / "config.json")
+    config = config_from_hf(theirs, str(folder / "config.json"))
     convert = from_gpt2 if theirs["model_type"] == "gpt2" else from_llama
-    return config, convert(state, config)
-
-
-def config_from_hf(theirs: dict, source: Path) -> ModelConfig:
-    """The `ModelConfig` that a Hugging Face config.json describes.
-
-    Raises:
-      UserError: naming `source` and what cannot be expressed.
-    """
-    kind = theirs.get("model_type")
-    if kind == "gpt2":
-        if theirs.get("activation_function", "gelu_new") != "gelu_new":
-            raise UserError(f"{source}: only the gelu_new activation of GPT-2 is supported.")
-        return ModelConfig(
-            vocab_size=theirs["vocab_size"],
-            context_length=theirs["n_positions"],
-            width=theirs["n_embd"],
-            layers=theirs["n_layer"],
-            heads=theirs["n_head"],
-            mlp_width=theirs.get("n_inner"),
-            norm_eps=theirs.get("layer_norm_epsilon", 1e-5),
-        )
-    if kind not in ("llama", "qwen3", "gemma3_text"):
-        raise UserError(
-            f"{source}: model_type is {kind!r}; gpt2, llama, qwen3 and gemma3_text can be loaded."
-        )
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    if theirs.get("attention_bias") or theirs.get("mlp_bias"):
-        raise UserError(f"{source}: models with biases are supported as gpt2 only.")
-    shape = dict(
-        vocab_size=theirs["vocab_size"],
-        context_length=theirs["max_position_embeddings"],
-        width=theirs["hidden_size"],
-        layers=theirs["num_hidden_layers"],
-        heads=theirs["num_attention_heads"],
-        kv_heads=theirs.get("num_key_value_heads"),
-        head_size=theirs.get("head_dim"),
-        mlp_width=theirs["intermediate_size"],
-        positions="rope",
-        norm="rms",
-        mlp="swiglu",
-        tied=theirs.get("tie_word_embeddings", kind == "gemma3_text"),
-        biases=False,
-        norm_eps=theirs["rms_norm_eps"],
-    )
-    if kind == "gemma3_text":
-        return ModelConfig(**shape | _gemma3_fields(theirs, rope, source))
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise UserError(f"{source}: scaled rotary frequencies are not supported; use a base model.")
-    if theirs.get("use_sliding_window"):
-        raise UserError(f"{source}: sliding windows are supported as gemma3_text only.")
-    theta = rope.get("rope_theta", theirs.get("rope_theta", 10000.0))
-    return ModelConfig(**shape, rope_theta=theta, qk_norm=kind == "qwen3")
-
-
-def _gemma3_fields(theirs: dict, rope: dict, source: Path) -> dict:
-    """What Gemma 3 has beyond Llama; its rotary settings are per kind of layer or flat."""
-    if theirs.get("use_bidirectional_attention") or theirs.get("final_logit_softcapping"):
-        raise UserError(f"{source}: bidirectional or soft-capped Gemma models are not supported.")
-    local, whole = rope.get("sliding_attention", {}), rope.get("full_attention", rope)
-    if whole.get("rope_type", "default") not in ("default", "linear"):
-        raise UserError(f"{source}: only linear scaling of rotary positions is supported.")
-    layer_types = theirs.get("layer_types") or []
-    full = [i for i, name in enumerate(layer_types, start=1) if name == "full_attention"]
-    every = theirs.get("sliding_window_pattern") or (full[0] if full else 6)
-    if full != [i for i in range(1, len(layer_types) + 1) if i % every == 0]:
-        raise UserError(f"{source}: its global layers do not come at a regular distance.")
-    return dict(
-        norm_position="both",
-        qk_norm=True,
-        mlp="geglu",
-        scale_embedding=True,
-        query_scale=theirs["query_pre_attn_scalar"] ** -0.5,
-        window=theirs["sliding_window"],
-        global_every=every,
-        rope_theta=whole.get("rope_theta", theirs.get("rope_theta", 1e6)),
-        rope_divisor=whole.get("factor", 1.0),
-        rope_theta_local=local.get("rope_theta", theirs.get("rope_local_base_freq", 10000.0)),
-    )
-
-
-def _take(state: StateDict, name: str) -> np.ndarray:
-    if name not in state:
-        raise UserError(
-            f"The state dict has no tensor {name}; is it of another architecture or depth?"
-        )
-    return np.asarray(state[name])
+    tensors = read_tensors(folder)
+    try:
+        return config, convert(tensors, config)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error

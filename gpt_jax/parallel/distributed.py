@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from gpt_jax.errors import UserError
@@ -96,6 +95,8 @@ def agree(value: int) -> int:
     """Process 0's value, on every process."""
     if jax.process_count() == 1:
         return value
+    import orbax.checkpoint as ocp  # here: it takes long, and most runs have one process
+
     # A collective is not patient (on CPUs it waits 30 s for the others), this barrier is.
     meet = ocp.multihost.get_barrier_sync_fn()
     meet(key=f"gpt_jax/agree/{next(_calls)}", timeout_ms=PATIENCE_MS)

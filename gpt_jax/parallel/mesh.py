@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from gpt_jax.errors import UserError
+from gpt_jax.ranges import Positive, Range, check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """How the devices are arranged; the product must be the number of devices used."""
 
-    data: int = -1
+    data: Annotated[int, Range(-1, 2**31 - 1)] = -1
     """Replicas of the model, each with its own rows; -1 takes all devices left over."""
-    fsdp: int = 1
+    fsdp: Positive = 1
     """Shards of every parameter (gathered when used), which also split the batch."""
-    tensor: int = 1
+    tensor: Positive = 1
     """Shards of every matrix's heads, feed-forward or vocabulary axis."""
-    context: int = 1
+    context: Positive = 1
     """Chunks of every sequence, for ring attention; a sequence that does not divide stays whole,
     and so does decoding."""
+
+    def __post_init__(self):
+        check_ranges(self)
+        if self.data == 0:
+            raise UserError("data is 0, but must be -1 (all devices left over) or more than 0")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -39,8 +46,6 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """
     devices = jax.devices() if devices is None else devices
     others = {"fsdp": config.fsdp, "context": config.context, "tensor": config.tensor}
-    if min(others.values()) < 1 or config.data == 0 or config.data < -1:
-        raise UserError(f"mesh axes must be positive (only data may be -1), not {config}")
     inner = math.prod(others.values())
     if config.data == -1 and len(devices) % inner:
         product = " x ".join(f"{name}={size}" for name, size in others.items())

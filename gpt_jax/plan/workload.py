@@ -27,6 +27,7 @@ class Workload(NamedTuple):
     """One step of a stage.
 
     Attributes:
+      stage: the experiment's name.
       model: the shape of every model in it.
       optimizer: of what is learned.
       rows: sequences (reward: prompts; PPO: episodes) over all devices.
@@ -37,6 +38,7 @@ class Workload(NamedTuple):
       epochs: passes over the episodes, for PPO.
     """
 
+    stage: str
     model: ModelConfig
     optimizer: OptimizerConfig
     rows: int

@@ -1,12 +1,11 @@
 """Writes a run's page anew: `python -m gpt_jax.report runs/rlhf/NAME`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from gpt_jax.errors import UserError
+from gpt_jax import terminal
 from gpt_jax.report import write_report
 
 
@@ -16,12 +15,9 @@ def main(run_folder: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         run_folder: a folder under runs/, of a whole run or of one stage.
     """
-    try:
-        print(write_report(run_folder))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print(write_report(run_folder))
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m gpt_jax.report")
+    with terminal.ending_plainly():
+        tyro.cli(main, prog="python -m gpt_jax.report")

@@ -53,6 +53,7 @@ def _page(folder: Path) -> str:
         results = {"experiment": "rlhf"} | results
     sections = [_results(results)] if evaluated or not rows else []
     sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
+    sections.append(_left_out(folder, results))
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
     title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
@@ -141,9 +142,14 @@ def _results(results: Mapping) -> str:
     if not models:
         return "<h2>Results</h2>" + _note("The models have not been evaluated yet.")
     score = score_name(models)
+    paired = any(model.get("difference_vs_sft") for model in models)
     explanation = (
-        "In brackets: 95% interval. Shaded: the best of its column. KL is measured from the SFT "
-        "model, per answer; entropy is per token, in nats. "
+        "In brackets: 95% interval. Shaded: the best of its column. The win rate is against SFT, "
+        "a tie being half a win. KL is measured from the SFT model, per answer; entropy is per "
+        "token, in nats. "
+        + "The difference from SFT is taken prompt by prompt: two models differ where its interval "
+        "excludes 0, even if those of their scores overlap. "
+        * paired
         + {
             "gold": "The gold score measures an answer against the ground truth.",
             "reward": "The reward is the trained reward model's own score: PPO maximises it, "
@@ -205,6 +211,27 @@ def _stage(view: StageView, rows: Rows, sentence: str) -> str:
         f'<section class="stage {size}"><h3>{escape(view.title)}</h3>'
         f'<p class="soft">{escape(sentence)}</p><div class="charts">{figures}</div></section>'
     )
+
+
+def _left_out(folder: Path, results: Mapping) -> str:
+    """What was dropped or cut, and how often, if the run or one of its stages has counted any.
+
+    A count is an entry {"what": text, "count": number} of "left_out", in results.json or in a
+    folder's data.json.
+    """
+    dash = "\N{EN DASH}"
+    found = [("Evaluation", results), (dash, _read_json(folder / "data.json"))]
+    found += [(STAGES[name].title, _read_json(folder / name / "data.json")) for name in STAGES]
+    body = [
+        f'<tr><td>{escape(entry["what"])}</td><td data-label="stage">{escape(title)}</td>'
+        f'<td data-label="count">{entry["count"]:,}</td></tr>'
+        for title, counts in found
+        for entry in counts.get("left_out", [])
+        if entry["count"]
+    ]
+    if not body:
+        return ""
+    return "<h2>What was left out</h2>" + _table("counts", ["what", "stage", "count"], body)
 
 
 def _samples(samples: Sequence[Mapping]) -> str:

@@ -130,10 +130,10 @@ def model_scores(models: Sequence[Mapping], score: str) -> str:
     models = [model for model in models if model.get(score)]
     figure, axes = _figure((_WIDE[0], 0.75 + 0.42 * len(models)))
     for place, model in enumerate(models):
-        value, low, high = model[score]
+        value = model[score][0]
         color = model_color(model["name"])
         axes.errorbar(
-            value, place, xerr=[[value - low], [high - value]],
+            value, place, xerr=_ends(model[score]),
             fmt="o", color=color, markersize=7, elinewidth=2.2, capsize=4, capthick=2.2,
         )  # fmt: skip
         axes.annotate(
@@ -152,7 +152,7 @@ def model_scores(models: Sequence[Mapping], score: str) -> str:
 @_styled
 def reward_model_accuracy(reward_model: Mapping) -> str:
     """Held-out accuracy of the reward model with its 95% interval, beside what is easy to get."""
-    accuracy, low, high = reward_model["accuracy"]
+    accuracy = reward_model["accuracy"][0]
     bars = [("reward model", accuracy, BLUE)]
     for name, key in (("bag of words", "bag_of_words"), ("longer answer", "longer_answer")):
         value = reward_model.get(f"{key}_baseline")
@@ -162,7 +162,7 @@ def reward_model_accuracy(reward_model: Mapping) -> str:
     figure, axes = _figure((_WIDE[0], 0.85 + 0.38 * len(bars)))
     axes.barh(names, values, height=0.6, color=colors)
     axes.errorbar(
-        accuracy, 0, xerr=[[accuracy - low], [high - accuracy]], color=_INK, capsize=3, elinewidth=1
+        accuracy, 0, xerr=_ends(reward_model["accuracy"]), color=_INK, capsize=3, elinewidth=1
     )
     for place, value in enumerate(values):
         axes.annotate(
@@ -209,6 +209,12 @@ def _thin(points: np.ndarray) -> np.ndarray:
     if len(points) <= _POINTS:
         return points
     return np.stack([part.mean(axis=0) for part in np.array_split(points, _POINTS)])
+
+
+def _ends(interval: Sequence[float | None]) -> list[list[float]] | None:
+    """How far an interval reaches to both sides of its mean; None where that is not known."""
+    mean, low, high = interval
+    return None if low is None or high is None else [[mean - low], [high - mean]]
 
 
 def _signed(value: float) -> str:

@@ -1,5 +1,6 @@
 """The results table, one set of columns for the terminal, the README and the page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,24 +17,22 @@ class Column(NamedTuple):
     heading: str
     field: str
     scale: float = 1.0
-    digits: int = 2
+    digits: int | None = 2  # None: as many as an interval needs
     unit: str = ""
     best: bool = False  # the largest value is the best one, and is marked
+    wide: bool = False  # left out of the terminal, whose lines have 80 characters
 
     def cell(self, model: Mapping) -> str:
+        """The model's value as text, with its interval if it has one."""
         value = model.get(self.field)
         if value is None:
             return _MISSING
         if isinstance(value, Sequence):
-            mean, low, high = (self._number(part) for part in value)
-            return f"{mean}{self.unit} [{low}, {high}]"
-        return self._number(value) + self.unit
-
-    def _number(self, value: float) -> str:
-        rounded = round(self.scale * value, self.digits) + 0.0  # -0.0 becomes 0.0
-        return f"{rounded:.{self.digits}f}"
+            return interval_text(value, self.scale, self.digits, self.unit)
+        return _number(self.scale * value, self.digits) + self.unit
 
     def value(self, model: Mapping) -> float | None:
+        """The model's value as a number."""
         value = model.get(self.field)
         return value[0] if isinstance(value, Sequence) else value
 
@@ -49,7 +48,9 @@ class Table(NamedTuple):
 COLUMNS = (
     Column("gold score", "gold", best=True),
     Column("reward", "reward", best=True),
-    Column("wins vs SFT", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
+    Column("difference from SFT", "difference_vs_sft", digits=None, wide=True),
+    Column("win rate", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
+    Column("ties", "ties_vs_sft", scale=100, digits=0, unit="%", wide=True),
     Column("correct", "correct", scale=100, digits=0, unit="%", best=True),
     Column("KL (nats)", "kl_from_sft"),
     Column("tokens", "length", digits=1),
@@ -62,7 +63,24 @@ def score_name(models: Sequence[Mapping]) -> str:
     return "gold" if any(model.get("gold") for model in models) else "reward"
 
 
-def table(results: Mapping) -> Table:
+def interval_text(
+    interval: Sequence[float | None], scale: float = 1.0, digits: int | None = None, unit: str = ""
+) -> str:
+    """Writes [mean, low, high] as "1.00 [0.90, 1.10]", and as "1.00" where the ends are not known.
+
+    Args:
+      digits: after the point; None: two, and more where the interval is narrow.
+    """
+    mean, low, high = (None if part is None else scale * part for part in interval)
+    known = low is not None and high is not None
+    if digits is None:
+        width = high - low if known else 0.0
+        digits = min(max(2, 1 - math.floor(math.log10(width))), 6) if 0 < width < math.inf else 2
+    ends = f" [{_number(low, digits)}, {_number(high, digits)}]" if known else ""
+    return _number(mean, digits) + unit + ends
+
+
+def table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table:
     """results.json -> cells. A column that no model has a value for is left out.
 
     The reward model's own score is shown only where no gold score is known: it is what PPO
@@ -72,7 +90,7 @@ def table(results: Mapping) -> Table:
     hidden = "reward" if score_name(models) == "gold" else "gold"
     columns = [
         column
-        for column in COLUMNS
+        for column in columns
         if column.field != hidden and any(model.get(column.field) is not None for model in models)
     ]
     rows = [[model["name"], *(column.cell(model) for column in columns)] for model in models]
@@ -87,10 +105,11 @@ def table(results: Mapping) -> Table:
 
 def results_table(results: Mapping) -> RichTable:
     """The table for the terminal: `rich.print(results_table(results))`."""
-    headings, rows, best = table(results)
+    headings, rows, best = table(results, [column for column in COLUMNS if not column.wide])
     rich_table = RichTable(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="brackets: 95% interval; bold: best; KL from SFT per answer, entropy per token",
+        caption="brackets: 95% interval; bold: best; win rate against SFT, a tie half; KL from SFT "
+        "per answer, entropy per token",
     )  # fmt: skip
     for place, heading in enumerate(headings):
         rich_table.add_column(heading, justify="right" if place else "left")
@@ -107,3 +126,7 @@ def markdown_table(results: Mapping) -> str:
     for cells, marks in zip(rows, best, strict=True):
         lines.append([f"**{c}**" if mark else c for c, mark in zip(cells, marks, strict=True)])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # -0.0 becomes 0.0

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
-from gpt_jax.report.table import score_name
+from gpt_jax.report.table import interval_text, score_name
 
 
 def run_verdict(results: Mapping) -> str:
-    """What the four stages came to: is PPO better than SFT, and by how much."""
+    """What the stages came to: is PPO better than SFT, and by how much.
+
+    One is called better only if the interval of the paired difference excludes 0. Where there is
+    no such interval, nothing is claimed: the intervals of the two means do not answer that.
+    """
     models = {model["name"]: model for model in results.get("models", [])}
     if not models:
         return "Not evaluated yet: the run is still going, or was cut short."
@@ -14,19 +18,38 @@ def run_verdict(results: Mapping) -> str:
     if not {"SFT", "PPO"} <= models.keys() or not all(models[n].get(score) for n in ("SFT", "PPO")):
         return f"Evaluated so far: {', '.join(models)}."
     ppo, sft = models["PPO"], models["SFT"]
-    comparison = f"{score} score {ppo[score][0]:.2f} against {sft[score][0]:.2f}"
+    difference = ppo.get("difference_vs_sft")
+    sentence = (
+        f"{_claim(difference)}: {score} score {ppo[score][0]:.2f} against {sft[score][0]:.2f}"
+    )
     base = models.get("base", {}).get(score)
     if base:
-        comparison += f" (base model: {base[0]:.2f})"
-    if ppo[score][1] > sft[score][2]:
-        sentence = f"PPO answers better than SFT: {comparison}"
-    elif ppo[score][2] < sft[score][1]:
-        sentence = f"PPO answers worse than SFT: {comparison}"
-    else:
-        sentence = f"PPO and SFT cannot be told apart: {comparison}, and the intervals overlap"
-    wins = ppo.get("win_rate_vs_sft")
-    if wins:
-        sentence += f"; it wins {100 * wins[0]:.0f}% of the head-to-head comparisons"
+        sentence += f" (base model: {base[0]:.2f})"
+    if difference:
+        sentence += f", a difference of {interval_text(difference)} prompt by prompt"
+    sentence += _wins(ppo)
     if score == "reward":
         sentence += ". The judge is the reward model itself, so this is no proof of quality"
     return sentence + "."
+
+
+def _claim(difference: list[float | None] | None) -> str:
+    if not difference or None in difference:
+        return "PPO and SFT were evaluated, without an interval of their difference"
+    _, low, high = difference
+    if low > 0:
+        return "PPO answers better than SFT"
+    if high < 0:
+        return "PPO answers worse than SFT"
+    return "PPO and SFT cannot be told apart"
+
+
+def _wins(ppo: Mapping) -> str:
+    """Wins and ties apart; results that know only the two together give the rate of both."""
+    if ppo.get("wins_vs_sft") is not None:
+        wins, ties = 100 * ppo["wins_vs_sft"], 100 * ppo["ties_vs_sft"]
+        return f"; it wins {wins:.0f}% of the head-to-head comparisons and ties {ties:.0f}%"
+    if ppo.get("win_rate_vs_sft"):
+        rate = 100 * ppo["win_rate_vs_sft"][0]
+        return f"; it wins {rate:.0f}% of the head-to-head comparisons, a tie being half a win"
+    return ""

@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gpt_jax import keys
@@ -26,7 +25,7 @@ from gpt_jax.models.contract import Model
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import to_device
 from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
-from gpt_jax.rl.rewards import DeviceReward, Reward
+from gpt_jax.rl.rewards import DeviceReward, HostReward, Reward
 from gpt_jax.rl.rollout import drop_rows
 from gpt_jax.rl.update import Passes, update
 from gpt_jax.text.tokenizer import Tokenizer
@@ -213,14 +212,33 @@ def make_iteration(
     if isinstance(reward, DeviceReward):
         return jax.jit(whole, donate_argnums=0)
     sample = jax.jit(functools.partial(collect, algorithm.config, policy_shape(algorithm)))
-    learn_from = jax.jit(learn_from, donate_argnums=0)
+    return SplitIteration(sample, reward, jax.jit(learn_from, donate_argnums=0))
 
-    def split_iteration(
-        state: TrainState, inputs: Inputs, frozen: dict
+
+class SplitIteration(NamedTuple):
+    """An iteration whose reward is asked on the host, between two programs.
+
+    Attributes:
+      sample: jitted, `(policy, prompts, seed, step) -> rollout`.
+      reward: scores a rollout of NumPy arrays.
+      learn: jitted, `(state, (rollout, scores, ptx), frozen) -> (state, metrics)`.
+    """
+
+    sample: Callable[..., Rollout]
+    reward: HostReward
+    learn: Step
+
+    def __call__(
+        self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
-        rollout = sample(state.params["policy"], inputs.prompts, state.seed, state.step)
+        rollout = self.sample(state.params["policy"], inputs.prompts, state.seed, state.step)
         # On many hosts every process scores all rows: a host reward has no idea of a mesh.
-        scores_B = np.asarray(reward(distributed.fetch(rollout)), np.float32)
-        return learn_from(state, (rollout, scores_B, inputs.ptx), frozen)
+        scores_B = self.reward(distributed.fetch(rollout))
+        return self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
 
-    return split_iteration
+    def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
+        """What a call gives, as shapes; the reward is not asked."""
+        asked = (state.params["policy"], inputs.prompts, state.seed, state.step)
+        rollout = jax.eval_shape(self.sample, *asked)
+        scores_B = jax.ShapeDtypeStruct(rollout.stopped_B.shape, jnp.float32)
+        return jax.eval_shape(self.learn, state, (rollout, scores_B, inputs.ptx), frozen)

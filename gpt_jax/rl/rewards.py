@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
@@ -143,8 +144,10 @@ def retokenized_reward(
             {"prompt": record["prompt"], "completions": [text], "stopped": [stopped], "ranks": [0]}
             for record, text, stopped in rows_of(rollout, records, tokenizer)
         ]
-        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length)
-        return np.asarray(score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT)))
+        # What does not fit has no score, and HostReward says which row that is.
+        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length, LeftOut())
+        scores_B = score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT))
+        return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)
 
     return HostReward(score, "of another tokenizer")
 

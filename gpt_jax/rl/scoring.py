@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from gpt_jax.errors import UserError
@@ -27,10 +29,12 @@ class Scoring(NamedTuple):
       reward: what scores them.
       scorer: the shape of the reward model in `reward_from`, whose parameters the reward is given
         when the stage starts; None if the reward is anything else.
+      longest: the most tokens of a prompt with a completion that it was trained on, if known.
     """
 
     reward: Reward
     scorer: Model | None = None
+    longest: int | None = None
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -38,9 +42,15 @@ class Scoring(NamedTuple):
         return () if self.scorer is None else (self.scorer,)
 
 
-def model_scoring(model: Model) -> Scoring:
+def model_scoring(model: Model, longest: int | None = None) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
-    return Scoring(DeviceReward(model_score(model)), model)
+    return Scoring(DeviceReward(model_score(model)), model, longest)
+
+
+def trained_length(folder: str | Path) -> int | None:
+    """The most tokens that the reward model in a folder was trained on, if `data.json` says it."""
+    path = Path(folder) / "data.json"
+    return json.loads(path.read_text()).get("longest") if path.is_file() else None
 
 
 def trained_scoring(
@@ -59,7 +69,7 @@ def trained_scoring(
     """
     judge = load_model_files(folder)
     if judge.tokenizer == start.tokenizer:
-        return model_scoring(judge.model)
+        return model_scoring(judge.model, trained_length(folder))
     if not retokenize:
         raise UserError(
             f"{folder} has another tokenizer than the policy; train the reward model from the "

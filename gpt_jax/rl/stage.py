@@ -8,11 +8,14 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
+from gpt_jax.data.batches import Prompts
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import param_shapes
 from gpt_jax.models.heads import scorer_shapes
+from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
 from gpt_jax.rl.rewards import DeviceReward
@@ -88,7 +91,9 @@ def online_stage(
         )
     if recipe.offload_frozen:
         check_offload(mesh)
-    prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, longest=room)
+    left_out = LeftOut()
+    prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, room, left_out)
+    _say_unseen(prompts, recipe.max_new_tokens, scoring.longest)
     prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
     train = resolve_steps(recipe.train, len(prompts.rows_B), recipe.episodes)
     ptx_at = _pretraining_batches(config, start, ptx_rows, mesh)
@@ -115,13 +120,26 @@ def online_stage(
             (policy, scorer if from_scorer else policy), {"reference": policy, "reward": scorer}
         ),
         batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
-        row_numbers=prompts_at.numbers,
+        row_numbers=lambda step: prompts.rows_B[prompts_at.numbers(step)],
         learning_rate=lambda step: rate_at(
             recipe.optimizer, train.steps * updates, recipe.optimizer.learning_rate, step * updates
         ),
         derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
         headline=("objective/scores", "objective/kl"),
+        left_out=left_out,
     )
+
+
+def _say_unseen(prompts: Prompts, new_tokens: int, longest: int | None) -> None:
+    """Says how many prompts leave room for more tokens than the reward model was trained on."""
+    lengths_B = (prompts.tokens_BP.segment_ids > 0).sum(axis=1) + new_tokens
+    unseen = int((lengths_B > (longest or lengths_B.max())).sum())
+    if unseen:
+        distributed.say(
+            f"{unseen:,} of {len(lengths_B):,} prompts with an answer may be longer than the "
+            f"{longest} tokens that the reward model was trained on ({lengths_B.max()} at most); "
+            "--reward.longest raises those, --ppo.max-new-tokens limits the answers"
+        )
 
 
 def _pretraining_batches(config: OnlineConfig, start: ModelFiles, rows: int, mesh: Mesh):

@@ -9,10 +9,12 @@ byte-level BPE has one token for "Paris" and another for " Paris". `read` takes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from gpt_jax.text.tokenizer import Tokenizer
+
+NEXT_LINE = "\nUser:"  # in a plain document, where what the assistant says is over
 
 
 class Message(TypedDict):
@@ -65,8 +67,45 @@ def render_document(text: str, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.eos_id, *_encode(text, tokenizer), tokenizer.eos_id]
 
 
+def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The beginning of a document that is to be gone on with."""
+    return render_document(text, tokenizer)[:-1]
+
+
 def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """The conversation as a plain document for a base model, which never saw the chat tokens."""
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
     lines = [f"{names[m['role']]}: {m['content']}\n" for m in messages]
-    return [tokenizer.eos_id, *_encode("".join(lines) + "Assistant:", tokenizer)]
+    return render_opening("".join(lines) + "Assistant:", tokenizer)
+
+
+def shorter(messages: Sequence[Message]) -> list[list[Message]]:
+    """The conversation whole, then without its oldest turn, and so on to its newest turn alone.
+
+    A turn is a user's message and all up to the next one. A system message in front stays.
+    """
+    head = [m for m in messages[:1] if m["role"] == "system"]
+    rest = list(messages[len(head) :])
+    starts = [i for i, message in enumerate(rest) if message["role"] == "user" and i]
+    return [head + rest[start:] for start in [0, *starts]]
+
+
+def shorten(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    limit: int,
+    render: Callable[[Sequence[Message], Tokenizer], list[int]] = render_prompt,
+) -> list[Message] | None:
+    """Leaves out whole old turns until a conversation fits; nothing is cut within a turn.
+
+    Args:
+      messages: the conversation, which ends with the user's newest message.
+      tokenizer: counts the tokens.
+      limit: the most tokens.
+      render: how the conversation is laid out.
+
+    Returns:
+      As much of it as fits, or None if the newest message with the system's alone does not.
+    """
+    fitting = (some for some in shorter(messages) if len(render(some, tokenizer)) <= limit)
+    return next(fitting, None)

@@ -36,7 +36,8 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Learns `vocab_size` tokens (specials and the 256 bytes included) from `texts`.
+        """Learns `vocab_size` tokens (specials and the 256 bytes included) from `texts`, or as many
+        as these have.
 
         Digits stand alone, so that a number is always read the same way (Llama does so too).
         """
@@ -87,8 +88,21 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; never one of the special ids."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of `text`; never one of the special ids.
+
+        Raises:
+          UserError: if the text is no Unicode, since it has a half of a surrogate pair.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            place = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+            if place is None:
+                raise
+            raise UserError(
+                f"character {place + 1} of this text, {text[place]!a}, is half of a surrogate pair "
+                "and no character; remove it"
+            ) from error
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""

@@ -2,10 +2,10 @@
 
 Each checkpoint has these items: `params` (what the next stage, the sampler and the chat need),
 `average` (of the policy, if one was kept), `rest` (optimizer moments, counters) and `checksums` of
-all arrays, since the file format checks
-its indexes but not what they point to. Orbax writes to a temporary name and renames when all is
-on disk, so a killed run leaves either a whole checkpoint or none. Of many processes each writes
-what its own devices hold.
+all arrays, since the file format checks its indexes but not what they point to. Orbax writes to a
+temporary name and renames when all is on disk, so a killed run leaves either a whole checkpoint or
+none. Of many processes each writes what its own devices hold. Orbax takes long to import: the
+functions that use it do so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh
 
 from gpt_jax import files
@@ -38,6 +36,8 @@ class Checkpoints:
     """The checkpoints of one stage, in `folder/checkpoints/<step>/`."""
 
     def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp
+
         self.folder = Path(folder).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=True)
         with self._writing():
@@ -56,6 +56,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Copies the state off the devices, then writes in the background."""
+        import orbax.checkpoint as ocp
+
         parts = _split(state)
         items = ocp.args.Composite(
             checksums=ocp.args.JsonSave({name: checksums(part) for name, part in parts.items()}),
@@ -70,6 +72,8 @@ class Checkpoints:
         Raises:
           UserError: if it cannot be read, or what is read is not what was written.
         """
+        import orbax.checkpoint as ocp
+
         parts = _split(target)
         items = ocp.args.Composite(
             checksums=ocp.args.JsonRestore(),
@@ -181,6 +185,9 @@ def load_params(
     Raises:
       UserError: if there is no checkpoint, or it cannot be read.
     """
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     newest = epath.Path(newest_checkpoint(folder))
     if mesh is not None and axes is None:
         axes = axes_of(load_model_files(folder).model)
@@ -211,6 +218,8 @@ def load_params(
 
 def newest_checkpoint(folder: str | Path) -> Path:
     """The folder of a stage's newest checkpoint; a UserError if it has none."""
+    import orbax.checkpoint as ocp
+
     path = Path(folder).resolve() / "checkpoints"
     steps = ocp.utils.checkpoint_steps(path) if path.is_dir() else []
     if not steps:

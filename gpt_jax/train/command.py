@@ -18,12 +18,14 @@ import jax
 import rich
 import tyro
 
+from gpt_jax import terminal
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
+from gpt_jax.files import cache_folder
 from gpt_jax.parallel import distributed
-from gpt_jax.parallel.host import keep_freed_memory
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
+from gpt_jax.train.host import keep_freed_memory
 
 Config = TypeVar("Config")
 
@@ -91,27 +93,33 @@ def run(
     """Parses the command line over the chosen preset and runs `main`.
 
     Exit codes: 0 done, or stopped by SIGTERM; 2 something to mend, said in one sentence; 130
-    interrupted.
+    interrupted; 141 nobody reads the output any more.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and TFDS chat a lot
     use_compilation_cache()
     keep_freed_memory()
-    try:
-        config = parse(sys.argv[1:], presets, description)
-        distributed.start(config.coordinator, config.processes, config.process_id)
-        set_up_compiler(config)
-        main(config)
-    except UserError as error:
-        rich.get_console().print()
-        print(f"error: {error}", file=sys.stderr)
-        distributed.leave(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes", file=sys.stderr)
-        distributed.leave(130)
-    except Exception:
-        traceback.print_exc()
-        distributed.leave(1)
+    with terminal.ending_plainly():
+        try:
+            config = parse(sys.argv[1:], presets, description)
+            # Of many hosts each says it, before it waits for the others.
+            name = Path(sys.argv[0]).stem
+            print(f"{name}: preset {config.preset}, run folder {config.run_dir}", flush=True)
+            distributed.start(config.coordinator, config.processes, config.process_id)
+            set_up_compiler(config)
+            main(config)
+        except UserError as error:
+            rich.get_console().print()
+            print(f"error: {error}", file=sys.stderr)
+            distributed.leave(2)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command resumes", file=sys.stderr)
+            distributed.leave(130)
+        except BrokenPipeError:
+            raise  # `terminal` knows whether it is that of the output
+        except Exception:
+            traceback.print_exc()
+            distributed.leave(1)
 
 
 def parse(
@@ -130,10 +138,10 @@ def parse(
     return tyro.cli(type(default), default=default, args=arguments, description=description)
 
 
-def invocation(experiment: str) -> str:
+def invocation(name: str, package: str = "experiments") -> str:
     """The command that started this program; from a notebook, just the experiment's name."""
-    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == experiment else []
-    return shlex.join(["python", "-m", f"experiments.{experiment}", *arguments])
+    arguments = sys.argv[1:] if Path(sys.argv[0]).stem == name else []
+    return shlex.join(["python", "-m", f"{package}.{name}", *arguments])
 
 
 def set_up_compiler(config: Common) -> None:
@@ -144,6 +152,5 @@ def set_up_compiler(config: Common) -> None:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, so a resumed run starts at once."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpt_jax" / "xla"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

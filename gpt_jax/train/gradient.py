@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gpt_jax.chips import chip_of
 from gpt_jax.data import pipeline
+from gpt_jax.data.batches import Batch
+from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Model
+from gpt_jax.models.flops import training_flops
 from gpt_jax.models.heads import axes_of
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
@@ -91,3 +96,43 @@ def gradient_stage(
         evaluate=HeldOut(model, loss, held_out, train.batch_size, mesh),
     )
     return Stage(**(fields | more))
+
+
+def language_stage(
+    recipe: GradientRecipe,
+    splits: tuple[Batch, Batch],
+    *,
+    model: ModelConfig,
+    mesh: Mesh,
+    **more: Any,
+) -> Stage:
+    """A gradient stage of a language model, whose metrics have a perplexity and an MFU.
+
+    Args:
+      recipe: optimizer and length.
+      splits: packed rows to train on, and held-out ones.
+      model, mesh, more: as for `gradient_stage`.
+    """
+    flops = recipe.train.batch_size * training_flops(model, model.context_length)
+    derive = language_metrics(flops, mesh)
+    return gradient_stage(recipe, *splits, model=model, mesh=mesh, derive=derive, **more)
+
+
+def language_metrics(
+    flops_per_step: float, mesh: Mesh
+) -> Callable[[dict[str, float]], dict[str, float]]:
+    """For `derive` of the language-model stages: `perplexity`, and `mfu` on chips that are known.
+
+    The MFU is the FLOP/s that the model's formula asks for over the peak of the devices (Chowdhery
+    et al. 2022, appendix B); `flops_per_step` is over all devices.
+    """
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+
+    def derive(values: dict[str, float]) -> dict[str, float]:
+        found = {"perplexity": math.exp(min(values["loss"], 700.0))}
+        if chip is not None:
+            peak = mesh.size * chip.flops
+            found["mfu"] = flops_per_step / values["seconds_per_step"] / peak
+        return found
+
+    return derive

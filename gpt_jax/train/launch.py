@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.data import pipeline
-from gpt_jax.parallel import rules
+from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
+from gpt_jax.train.inputs import record_inputs
 from gpt_jax.train.loop import fit
 from gpt_jax.train.run import Run, is_finished
 from gpt_jax.train.stage import Stage
+from gpt_jax.train.step import Step
 
 
 def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
@@ -30,9 +37,25 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
         state = states.abstract(init, np.uint32(seed), *origin, mesh=mesh, axes=axes)
         rules.shardings(frozen, mesh, axes)
         batch = pipeline.shapes(stage.batch_at(0), mesh)
-        jax.eval_shape(step, state, batch, frozen)
+        step_shapes(step, state, batch, frozen)
         if stage.evaluate:
             stage.evaluate.look(state, frozen)
+
+
+def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, Any]:
+    """(state, metrics) after a step, as shapes; a step that is no single program says how."""
+    shapes = getattr(step, "shapes", None) or functools.partial(jax.eval_shape, step)
+    return shapes(state, batch, frozen)
+
+
+def save_data_file(folder: Path, name: str, stage: Stage) -> None:
+    """Says what was left out of a stage's data, and writes `data.json` if there is anything."""
+    for sentence in stage.left_out.sentences():
+        distributed.say(f"{name}: {sentence}")
+    facts = {"left_out": stage.left_out.entries(), "longest": stage.longest}
+    if any(facts.values()):
+        text = json.dumps(facts, indent=2) + "\n"
+        distributed.on_main(lambda: files.write_text(folder / "data.json", text))
 
 
 def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:
@@ -49,7 +72,9 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     stage = prepare(mesh)
     look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
+        record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
+        save_data_file(run.folder, name, stage)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
             stage.functions.init,

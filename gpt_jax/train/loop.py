@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -13,7 +11,6 @@ from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.metrics import mean
 from gpt_jax.parallel import distributed
-from gpt_jax.parallel.chips import chip_of
 from gpt_jax.train.finite import TENSOR
 from gpt_jax.train.progress import Progress
 from gpt_jax.train.replay import origin, replay
@@ -123,23 +120,3 @@ class _Clock:
         seconds, self.last = now - self.last, now
         tokens = self.tokens_per_step if tokens is None else tokens
         return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}
-
-
-def language_metrics(
-    flops_per_step: float, mesh: Mesh
-) -> Callable[[dict[str, float]], dict[str, float]]:
-    """For `derive` of the language-model stages: `perplexity`, and `mfu` on chips that are known.
-
-    The MFU is the FLOP/s that the model's formula asks for over the peak of the devices (Chowdhery
-    et al. 2022, appendix B); `flops_per_step` is over all devices.
-    """
-    chip = chip_of(mesh.devices.flat[0].device_kind)
-
-    def derive(values: dict[str, float]) -> dict[str, float]:
-        found = {"perplexity": math.exp(min(values["loss"], 700.0))}
-        if chip is not None:
-            peak = mesh.size * chip.flops
-            found["mfu"] = flops_per_step / values["seconds_per_step"] / peak
-        return found
-
-    return derive

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.models.contract import Model
 from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
@@ -99,6 +100,8 @@ class Stage:
       finish: applied to the state after the last step, before it is saved and evaluated.
       derive: further metrics, formed from the means (a perplexity, a rate).
       headline: the metrics that the progress bar shows.
+      left_out: what was cut or left out of the data.
+      longest: the most tokens of a row, where what reads the model later must know it.
     """
 
     model: Model
@@ -115,3 +118,5 @@ class Stage:
     finish: Callable[[TrainState, dict], TrainState] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {}
     headline: tuple[str, ...] = ("loss",)
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    longest: int | None = None

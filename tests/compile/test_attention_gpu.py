@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.kernels.attention import attention
-from gpt_jax.parallel import targets
+from gpt_jax.plan import targets
 
 # What a program calls a kernel by.
 TARGETS = {"pallas_gpu": "__gpu$xla.gpu.triton", "mosaic_gpu": "mosaic_gpu_v2"}

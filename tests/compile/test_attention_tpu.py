@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.kernels.attention import attention
-from gpt_jax.parallel import targets
+from gpt_jax.plan import targets
 
 CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
 SHAPES = {  # T, N, K, H

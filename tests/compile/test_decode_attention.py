@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.kernels.decode_attention import decode_attention
-from gpt_jax.parallel import hlo, targets
+from gpt_jax.plan import hlo, targets
 
 SHAPES = {
     "gpt2": dict(B=64, N=12, K=12, H=64, S=1024),

@@ -10,7 +10,7 @@ from gpt_jax.kernels.linear_cross_entropy import (
     linear_cross_entropy_sum,
     pallas_tpu,
 )
-from gpt_jax.parallel import targets
+from gpt_jax.plan import targets
 
 M = 16384
 SHAPES = {"GPT-2": (50304, 768), "Llama-8B": (128256, 4096), "GPT-3": (50257, 12288)}

@@ -8,12 +8,11 @@ import json
 import jax
 import pytest
 
-from experiments import plan
-from experiments.programs import stage_programs
 from gpt_jax.errors import UserError
 from gpt_jax.models.presets import parameter_count
-from gpt_jax.parallel import targets
 from gpt_jax.parallel.mesh import make_mesh
+from gpt_jax.plan import targets
+from tools import plan
 
 
 def billion(stage, name, *more):
@@ -57,7 +56,7 @@ def test_memory_is_what_the_compiler_says(name):
     (program,) = plan.plan_one(config, devices)["programs"]
 
     mesh = make_mesh(config.mesh, devices)
-    (planned,) = stage_programs(config.work, config.model, config.optimizer, mesh)
+    (planned,) = config.experiment.plan(config.work, mesh).programs
     with jax.set_mesh(mesh):
         memory = planned.function.lower(*planned.args).compile().memory_analysis()
     peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes

@@ -12,8 +12,9 @@ from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
 from gpt_jax.models.heads import axes_of
-from gpt_jax.parallel import rules, targets
+from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.plan import targets
 from gpt_jax.train import state as states
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState

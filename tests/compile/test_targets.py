@@ -4,8 +4,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.errors import UserError
-from gpt_jax.parallel import targets
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.plan import targets
 
 
 @pytest.mark.parametrize(

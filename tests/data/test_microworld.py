@@ -11,7 +11,13 @@ import pytest
 from gpt_jax.data.microworld import World, WorldSize, answers, documents, gold_score, make_world
 from gpt_jax.data.microworld.builder import DEFAULTS, load
 from gpt_jax.data.microworld.facts import generator
-from gpt_jax.data.microworld.language import COURTESIES, NOTE_OBJECTS, RELATIONS, VALUES
+from gpt_jax.data.microworld.language import (
+    COURTESIES,
+    NOTE_OBJECTS,
+    RELATIONS,
+    SUM_QUESTIONS,
+    VALUES,
+)
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.errors import UserError
 
@@ -210,6 +216,15 @@ def test_what_counts_as_wrong():
 def test_other_kinds(prompt, right, wrong):
     assert all(WORLD.is_correct(prompt, text) for text in right)
     assert not any(WORLD.is_correct(prompt, text) for text in wrong)
+
+
+def test_phrasings_of_a_fact_are_about_one_thing():
+    """In whatever words: the unit that an interval resamples."""
+    person, relation = next(iter(WORLD.facts.true))
+    about = [WORLD.question(fact_prompt(person, relation, phrasing)).about for phrasing in (0, 1)]
+    assert about[0] == about[1] == (person, relation, WORLD.facts.true[person, relation])
+    sums = [WORLD.question(text.format(a=2, b=3)).about for text in SUM_QUESTIONS["+"]]
+    assert len(set(sums)) == 1 and sums[0] != about[0]
 
 
 def test_unknown_prompt():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.data import packing, pipeline
-from gpt_jax.data.batches import Batch, pad_prompts, pad_rows
+from gpt_jax.data.batches import Batch, Tokens, pad_prompts, pad_rows
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.text.tokenizer import Tokenizer
 
@@ -24,23 +25,24 @@ def test_packing_keeps_every_token_once_and_numbers_segments():
     """Invariant 7. Break `weights_BT[where] = [0, ...]` or the segment numbers to see it fail."""
     batch = packing.pack(examples(), 32, pad_id=0)
     seen = {}
-    for b in range(len(batch.tokens_BT)):
-        for segment in range(1, batch.segment_ids_BT[b].max() + 1):
-            where = np.flatnonzero(batch.segment_ids_BT[b] == segment)
+    tokens_BT = batch.tokens_BT
+    for b in range(len(batch.weights_BT)):
+        for segment in range(1, tokens_BT.segment_ids[b].max() + 1):
+            where = np.flatnonzero(tokens_BT.segment_ids[b] == segment)
             assert (np.diff(where) == 1).all()
-            tokens = batch.tokens_BT[b, where]
+            tokens = tokens_BT.ids[b, where]
             assert len(set(tokens)) == 1
             seen[int(tokens[0])] = len(tokens)
-            assert batch.positions_BT[b, where].tolist() == list(range(len(where)))
+            assert tokens_BT.positions[b, where].tolist() == list(range(len(where)))
             assert batch.weights_BT[b, where].tolist() == [0] + [1] * (len(where) - 1)
     assert seen == {ids[0]: len(ids) for ids, _ in examples()}
-    padding = batch.segment_ids_BT == 0
-    assert not batch.weights_BT[padding].any() and not batch.tokens_BT[padding].any()
+    padding = tokens_BT.segment_ids == 0
+    assert not batch.weights_BT[padding].any() and not tokens_BT.ids[padding].any()
 
 
 def test_packing_is_tight():
     batch = packing.pack(examples(n=400), 64, pad_id=0)
-    assert (batch.segment_ids_BT > 0).mean() > 0.97
+    assert (batch.tokens_BT.segment_ids > 0).mean() > 0.97
 
 
 def test_an_example_with_nothing_to_learn_is_an_error():
@@ -49,10 +51,12 @@ def test_an_example_with_nothing_to_learn_is_an_error():
         packing.pack([([1, 2], [0, 1]), ([1, 2, 3], [1, 0, 0])], 8, pad_id=0)
 
 
-def test_a_long_example_keeps_its_end():
-    batch = packing.pack([(list(range(10)), [0] * 7 + [1] * 3)], 4, pad_id=0)
-    assert batch.tokens_BT.tolist() == [[6, 7, 8, 9]]
-    assert batch.weights_BT.tolist() == [[0, 1, 1, 1]]
+def test_nothing_is_cut_where_rows_are_filled():
+    """Invariant 14: what is too long is shortened and counted before."""
+    with pytest.raises(ValueError, match="longer than the row of 4"):
+        packing.pack([(list(range(10)), [0] * 7 + [1] * 3)], 4, pad_id=0)
+    with pytest.raises(ValueError, match="longer than the row of 4"):
+        pad_prompts([[1, 2, 3, 4, 5]], 4, pad_id=0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 100])
@@ -65,8 +69,8 @@ def test_split_documents_predict_every_token_but_the_first_once(n):
 
 def test_documents_end_with_a_learned_eos(tokenizer):
     batch = packing.pack_documents([{"text": "some words"}], tokenizer, 32)
-    real = batch.segment_ids_BT[0] > 0
-    ids = batch.tokens_BT[0, real]
+    real = batch.tokens_BT.segment_ids[0] > 0
+    ids = batch.tokens_BT.ids[0, real]
     assert ids[0] == ids[-1] == tokenizer.eos_id
     assert batch.weights_BT[0, real].tolist() == [0] + [1] * (len(ids) - 1)
 
@@ -79,24 +83,25 @@ def test_comparisons_end_with_eos_only_if_stopped(tokenizer):
         "stopped": [True, True, False],
     }
     rows = packing.pad_comparisons(
-        [row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64
+        [row, row | {"completions": ["to"], "stopped": [True]}], tokenizer, 64, LeftOut()
     )
-    lengths = (rows.segment_ids_BKT > 0).sum(-1)
-    last = [rows.tokens_BKT[0, k, lengths[0, k] - 1] for k in range(3)]
+    lengths = (rows.tokens_BKT.segment_ids > 0).sum(-1)
+    last = [rows.tokens_BKT.ids[0, k, lengths[0, k] - 1] for k in range(3)]
     assert [t == tokenizer.eos_id for t in last] == [True, True, False]
     assert rows.ranks_BK.tolist() == [[0, 1, 1], [0, -1, -1]]
     assert lengths[1, 1] == 0
 
 
 def test_prompts_are_padded_on_the_left():
-    prompts = pad_prompts([[7, 8], [1, 2, 3, 4, 5]], 4, pad_id=0)
-    assert prompts.tokens_BP.tolist() == [[0, 0, 7, 8], [2, 3, 4, 5]]
-    assert prompts.positions_BP.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
-    assert prompts.segment_ids_BP.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    tokens_BP = pad_prompts([[7, 8], [2, 3, 4, 5]], 4, pad_id=0).tokens_BP
+    assert tokens_BP.ids.tolist() == [[0, 0, 7, 8], [2, 3, 4, 5]]
+    assert tokens_BP.positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    assert tokens_BP.segment_ids.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
 
 
 def rows_of(n):
-    return Batch(*(np.arange(n)[:, None] for _ in range(4)))
+    column = np.arange(n)[:, None]
+    return Batch(Tokens(column, column, column), column)
 
 
 def test_an_epoch_visits_every_row_once_and_reshuffles():
@@ -109,16 +114,16 @@ def test_an_epoch_visits_every_row_once_and_reshuffles():
 
 def test_batches_are_a_function_of_the_step_alone():
     batch_at = pipeline.make_batch_at(rows_of(10), 4, seed=3)
-    later = [batch_at(step).tokens_BT for step in (5, 2, 5)]
+    later = [batch_at(step).tokens_BT.ids for step in (5, 2, 5)]
     fresh = pipeline.make_batch_at(rows_of(10), 4, seed=3)
-    np.testing.assert_array_equal(later[0], fresh(5).tokens_BT)
+    np.testing.assert_array_equal(later[0], fresh(5).tokens_BT.ids)
     np.testing.assert_array_equal(later[0], later[2])
 
 
 def test_processes_share_one_global_batch():
     whole = pipeline.make_batch_at(rows_of(20), 8, 0)(3)
-    parts = [pipeline.make_batch_at(rows_of(20), 8, 0, (i, 4))(3).tokens_BT for i in range(4)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole.tokens_BT)
+    parts = [pipeline.make_batch_at(rows_of(20), 8, 0, (i, 4))(3).tokens_BT.ids for i in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole.tokens_BT.ids)
     with pytest.raises(UserError, match="does not divide over 3 processes"):
         pipeline.make_batch_at(rows_of(20), 8, 0, (0, 3))
 

@@ -3,10 +3,12 @@
 import gzip
 import json
 import lzma
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
-from gpt_jax.data import sources
+from gpt_jax.data import baselines, sources
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 
@@ -135,9 +137,9 @@ def test_same_opening_lies_on_one_side(tmp_path):
 
 
 def test_files_joined_by_commas_are_one_source(tmp_path):
-    """A row that is in both lies on one side, though the larger file alone is divided otherwise.
+    """A row that is in both lies on one side, and on the same as in either file alone.
 
-    Break: in sources.read, divide every file on its own.
+    Break: in `train_test_split`, let the number of rows decide the threshold.
     """
     small, large = tmp_path / "small.jsonl", tmp_path / "large.jsonl"
     shared = [{"text": f"Shared {i}"} for i in range(2_000)]
@@ -150,7 +152,9 @@ def test_files_joined_by_commas_are_one_source(tmp_path):
     ]
     parts = (sources.read(both, "text", split) for split in ("train", "test"))
     train, test = ({row["text"] for row in part} for part in parts)
-    assert len(train | test) == 62_000 and not train & test
+    assert 58_500 < len(train) < 59_500 and 900 < len(test) <= 1_000 and not train & test
+    alone = {row["text"] for row in sources.read(str(small), "text", "train")}
+    assert alone == train & {row["text"] for row in shared}
 
     with pytest.raises(UserError, match="missing.jsonl: there is no such file"):
         sources.read(f"{small},{tmp_path}/missing.jsonl", "text")
@@ -203,13 +207,50 @@ def tfds(tmp_path, monkeypatch):
     assert (tmp_path / "tiny_pairs").exists()
 
 
-def test_tfds(tfds):
+def test_tfds(tfds, tmp_path):
     rows = sources.read("tfds:tiny_pairs", "comparisons", "all")
     assert len(rows) == 400 and rows[0]["completions"] == ["Yes.", "No."]
     train, test = (sources.read("tfds:tiny_pairs", "prompts", split) for split in ("train", "test"))
     assert len(train) + len(test) == 400 and test
-    with pytest.raises(UserError, match="tfds:tiny_pairs:train:0: `text` is missing"):
+    with pytest.raises(UserError, match="400 of 400 rows are broken: tfds:tiny_pairs:train:0: "):
         sources.read("tfds:tiny_pairs", "text")
+
+    # Another source is held out: this one is not divided, and that one is read whole.
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(jsonl(PAIRS[:30]))
+    config = DataConfig(comparisons="tfds:tiny_pairs", test_comparisons=str(path))
+    assert len(config.read("comparisons", "train")) == 400
+    assert len(config.read("comparisons", "test")) == len(config.read("prompts", "test")) == 30
+
+
+class Splits(NamedTuple):
+    """A TFDS data set of named splits, in their order."""
+
+    names: list[str]
+
+    @property
+    def info(self):
+        return SimpleNamespace(splits=self.names)
+
+    def download_and_prepare(self):
+        pass
+
+    def as_data_source(self, split):
+        return [{"text": f"{split} {i}"} for i in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("names", "held_out"),
+    [(["train", "test"], "test"), (["train", "validation"], "validation"), (["train"], "train")],
+)
+def test_a_held_out_data_set_is_its_test_split(monkeypatch, names, held_out):
+    """Break: read the train split of whatever is named as held out."""
+    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Splits(names))
+    config = DataConfig(text="tfds:a", test_text="tfds:b")
+    monkeypatch.setattr(sources, "source_fingerprint", lambda spec: f"{spec} {names}")
+    assert [row["text"] for row in config.read("text", "test")][:1] == [f"{held_out} 0"]
+    assert [row["text"] for row in config.read("text", "train")][:1] == ["train 0"]
+    assert len(config.read("text", "test")) == 300
 
 
 def test_unknown_tfds():
@@ -219,7 +260,7 @@ def test_unknown_tfds():
 
 @pytest.mark.parametrize("kind", sources.TO_CANONICAL)
 def test_microworld(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("gpt_jax.data.microworld.builder.CACHE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     test = sources.read("microworld", kind, "test")
     assert len(test) >= 500 and test == sources.read("microworld", kind, "test")
     if kind == "comparisons":
@@ -284,3 +325,85 @@ def test_a_tokenizer_sees_the_demonstrations_that_are_named(tmp_path):
     assert alone and all("Thou" in piece for piece in alone)
     both = list(DataConfig(text=str(text), demonstrations=str(chats)).tokenizer_texts())
     assert both == [*alone, "hi", "hello"]
+
+
+# What goes wrong, and what is left out.
+
+
+def test_broken_rows_are_counted_and_the_first_are_named(tmp_path, capsys):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(jsonl(PAIRS) + "{broken\n" * 4 + jsonl([{"prompt": "a", "chosen": 7}] * 3))
+    with pytest.raises(UserError, match="7 of 407 rows are broken: .*:401: .*:405: .*and 2 more"):
+        sources.read(str(path), "comparisons", "all")
+    found = sources.read_counted(str(path), "comparisons", "all", skip_broken=True)
+    assert len(found.rows) == 400 and found.left_out == {"broken rows": 7}
+    assert "left out 7 broken rows" in capsys.readouterr().err
+    config = DataConfig(comparisons=str(path), skip_broken=True)
+    assert config.left_out("comparisons")["broken rows"] >= 7
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"9" * 5000, b"[" * 200_000, b'{"text": ' * 100_000, b"nul", b'{"text": "a"', b"\\ud83d"],
+    ids=["digits", "brackets", "objects", "word", "cut", "escape"],
+)
+def test_json_at_its_limits_is_one_broken_row(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line + b'\n{"text": "fine"}\n')
+    with pytest.raises(UserError, match="a.jsonl:1: "):
+        sources.read(str(path), "text", "all")
+    assert sources.read(str(path), "text", "all", skip_broken=True) == [{"text": "fine"}]
+
+
+def test_what_is_read_may_be_changed_and_is_read_anew_when_the_file_changes(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(jsonl([{"text": f"document {i}"} for i in range(200)]))
+    config = DataConfig(text=str(path))
+    first, before = config.read("text", "train"), config.fingerprints()["text"]
+    first[0]["text"] = "changed by its reader"
+    assert config.read("text", "train")[0]["text"] != "changed by its reader"
+    path.write_text(jsonl([{"text": f"another {i}"} for i in range(200)]))
+    assert config.read("text", "train")[0]["text"].startswith("another")
+    assert config.fingerprints()["text"] != before
+
+
+def test_a_large_test_part_uses_fewer_rows_and_moves_no_line():
+    """Neither the rows nor the questions of the training part depend on what else is there."""
+    rows = [{"text": f"document {i}"} for i in range(4000)]
+    train, test = sources.train_test_split(rows, most_test_rows=50)
+    assert len(test) == 50 and test == [row for row in rows if row in test]
+    assert train == sources.train_test_split(rows)[0]
+    half = sources.train_test_split(rows[:2000])[0]
+    assert half == [row for row in train if row in rows[:2000]]
+
+
+def test_one_side_without_rows_is_an_error(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(jsonl([PAIRS[0]] * 200))
+    config = DataConfig(comparisons=str(path))
+    with pytest.raises(UserError, match="none of its 200 rows .*--data.test-comparisons"):
+        config.check()
+
+
+def test_a_long_line_of_text_is_many_documents(tmp_path):
+    """Whole words, and all of them."""
+    path = tmp_path / "line.txt"
+    text = " ".join(f"word{i}" for i in range(20_000))
+    path.write_text(text)
+    texts = [row["text"] for row in sources.read(str(path), "text", "all")]
+    assert "".join(texts) == text and len(texts) > 50 and max(map(len, texts)) <= 2000
+    assert sources.read(str(path), "text", "test")
+
+
+def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    """The microworld is then made in a temporary folder."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert len(sources.read("microworld", "prompts", "test")) >= 500
+    assert list(tmp_path.glob("gpt_jax-*"))
+
+
+def test_answers_without_a_word_are_half_right():
+    rows = [{"completions": ["!", "?"], "ranks": [0, 1]}] * 4
+    assert baselines.bag_of_words(rows, rows) == 0.5

@@ -5,12 +5,12 @@ Break it: give a preset a width that its heads do not divide, or a batch that ca
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import ppo, pretrain, reward, rlhf, sft
-from gpt_jax.models.contract import init
-from gpt_jax.models.heads import init_scorer
-from gpt_jax.train import command
+from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.train import command, launch
 from gpt_jax.train.checkpoint import save_model_files
 
 STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
@@ -22,44 +22,33 @@ class Lowered(Exception):
 
 @pytest.fixture
 def without_training(monkeypatch):
-    """Replaces `fit` by tracing the step on the stage's real first batch."""
+    """Ends a stage after its step is traced on the real first batch and on shapes of the state."""
 
-    def only_trace(run, state, step, batch_at, config, *, mesh, **_):
-        batch = jax.tree.map(jnp.asarray, batch_at(0))
-        after, metrics = jax.eval_shape(step, state, batch)
+    def only_trace(stage, seed, mesh):
+        origin, frozen = stage.shapes
+        batch = jax.tree.map(jnp.asarray, stage.batch_at(0))
+        state = jax.eval_shape(stage.functions.init, np.uint32(seed), *origin)
+        after, metrics = jax.eval_shape(stage.functions.step, state, batch, frozen)
         same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
         assert all(jax.tree.leaves(same)), "a step must keep the shapes of its state"
         assert all(total.shape == () for total, _ in metrics.values())
         raise Lowered
 
-    for stage in STAGES.values():
-        monkeypatch.setattr(stage, "fit", only_trace)
+    monkeypatch.setattr(launch, "look_at", only_trace)
 
 
 @pytest.mark.parametrize("preset", list(rlhf.presets))
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_preset_traces(name, preset, without_training, monkeypatch, tmp_path):
+def test_every_preset_traces(name, preset, without_training, tmp_path):
     config = rlhf.presets[preset]()
     model = config.pretrain.model
     common = command.shared(config, run_dir=str(tmp_path / "run"))
     inputs = {} if name == "pretrain" else {"init_from": str(tmp_path)}
     if name == "ppo":
-        inputs["reward_from"] = "scorer"
+        inputs["reward_from"] = str(tmp_path)
     if name != "pretrain":
-        from gpt_jax.text.tokenizer import Tokenizer
-
         texts = (row["text"] for row in config.data.read("text", "train")[:500])
         save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(lambda: init(model, jax.random.key(0))),
-        )
-        scorer = init_scorer(model, zeros, jax.random.key(0))
-        monkeypatch.setattr(
-            STAGES[name],
-            "load_params",
-            lambda folder, mesh=None: scorer if folder == "scorer" else zeros,
-        )
     stage = STAGES[name]
     with pytest.raises(Lowered):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))

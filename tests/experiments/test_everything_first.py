@@ -1,4 +1,4 @@
-"""Invariant 13: what can be known at the start ends a run there, before the first stage's first step.
+"""Invariant 13: what can be known at the start ends a run there, before any step.
 
 Break it: call `run_stage` in `rlhf.main` before `look_ahead`, or leave `look_at` out of it.
 """

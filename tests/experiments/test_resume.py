@@ -90,9 +90,9 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_the_short_form_of_the_fault_command(tmp_path):
-    """`experiments.faults`, which also kills at the start and while a checkpoint is written."""
+    """`tools.faults`, which also kills at the start and while a checkpoint is written."""
     steps = ("--pretrain=24", "--sft=16", "--reward=16", "--ppo=8")
-    command = [sys.executable, "-m", "experiments.faults", "--kills=8", f"--folder={tmp_path}"]
+    command = [sys.executable, "-m", "tools.faults", "--kills=8", f"--folder={tmp_path}"]
     faults = subprocess.run([*command, *steps], env=ENVIRONMENT, capture_output=True, text=True)
     assert faults.returncode == 0, faults.stdout + faults.stderr
     assert ": 0 lost, 0 different" in faults.stdout

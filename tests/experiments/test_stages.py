@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+from collections import Counter
 
 import chex
 import jax
@@ -9,24 +11,62 @@ import numpy as np
 import pytest
 
 from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
-from gpt_jax.data.packing import pad_comparisons
+from gpt_jax.data.left_out import LeftOut
+from gpt_jax.data.packing import pad_comparisons, without_empty
 from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model, load_params
 
 ONE = MeshConfig(data=1)
 
 
+COMPILED = Counter()  # by name, while the fixture `run` runs
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished smoke run of the whole recipe, and its results."""
+
+    def count(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            COMPILED[about.get("fun_name", "").removeprefix("jit(").removesuffix(")")] += 1
+
     folder = tmp_path_factory.mktemp("rlhf")
     config = command.parse(
         ["--preset=smoke", f"--run-dir={folder}", "--mesh.data=1"], rlhf.presets, ""
     )
-    return folder, rlhf.main(config)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        return folder, rlhf.main(config)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
+# What the smoke recipe compiles, and why so often. (Programs of one number, which the host asks
+# for by the way, are left out.)
+PROGRAMS = {
+    "init": 3,  # pretraining, finetuning and the reward model start from different things
+    "train_step": 3,  # ... and have different losses, or lengths of the schedule
+    "init_state": 1,  # PPO
+    "whole": 1,  # its iteration
+    "metrics_of": 4,  # held-out: documents, conversations, comparisons; and the calibration
+    "_sums": 8,  # checksums: parameters and the rest, of four states
+    "generate": 2,  # the evaluation's prompts as turns, and as documents
+    "<lambda>": 1,  # its reward scores
+    "_divergence": 1,
+    "score_comparisons": 1,  # the reward model's accuracy
+}
+
+
+def test_every_program_is_compiled_for_a_reason(run):
+    """Break it: make a function anew for every call of `jax.jit`."""
+    large = {name: n for name, n in COMPILED.items() if name in PROGRAMS}
+    small = sum(COMPILED.values()) - sum(large.values())
+    too_often = {name: n for name, n in large.items() if n > PROGRAMS.get(name, 1)}
+    assert not too_often and small < 25, (too_often, COMPILED)
 
 
 def test_everything_is_written(run):
@@ -43,8 +83,24 @@ def test_everything_is_written(run):
         assert 0 <= low <= mean <= high <= 1
     sft_row = results["models"][1]
     assert sft_row["win_rate_vs_sft"] is None
+    for model in results["models"]:
+        if model is not sft_row:
+            wins, ties, losses = (model[f"{name}_vs_sft"] for name in ("wins", "ties", "losses"))
+            assert wins + ties + losses == pytest.approx(1)
+            assert model["win_rate_vs_sft"][0] == pytest.approx(wins + ties / 2)
+            difference = model["gold"][0] - sft_row["gold"][0]
+            assert model["difference_vs_sft"][0] == pytest.approx(difference, abs=1e-9)
     assert sft_row["kl_from_sft"] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
+
+
+def test_what_prompts_are_about_is_what_intervals_resample():
+    """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
+    rows = rlhf.presets["tiny"]().data.read("prompts", "test")[:560]
+    assert 100 < len(set(rlhf.topics(rows, True))) < 200
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    assert rlhf.topics([{"prompt": talk}, {"prompt": more}], False) == ["Hi", "Hi"]
 
 
 def test_ppo_metrics_have_the_names_people_know(run):
@@ -64,12 +120,9 @@ def test_the_reward_model_is_calibrated(run):
     """Invariant 8: mean 0 on demonstrations. Break `calibrate` in experiments/reward.py."""
     config = rlhf.presets["smoke"]()
     model, _, tokenizer = load_model(run[0] / "sft")
-    rows = config.data.read("demonstrations", "train")[: config.reward.calibration_rows]
-    rows = [
-        {"prompt": m[:-1], "completions": [m[-1]["content"]], "ranks": [0], "stopped": [True]}
-        for m in (row["messages"] for row in rows)
-    ]
-    batch = pad_comparisons(rows, tokenizer, config.reward.longest)
+    stage = reward.Config(init_from=f"{run[0]}/sft", reward=config.reward)
+    rows, longest = reward.calibration_rows(stage), trained_length(run[0] / "reward")
+    batch, _ = without_empty(pad_comparisons(rows, tokenizer, longest, LeftOut()), "rows", longest)
     scores = jax.jit(functools.partial(score_comparisons, model))(
         load_params(run[0] / "reward"), batch
     )
@@ -106,7 +159,7 @@ def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
 def test_the_readme_example_swaps_the_loss(run, tmp_path):
     folder, _ = run
     smoke = confidence_penalty.presets["smoke"]()
-    losses = {}
+    rows = {}
     for beta in (0.0, 1.0):
         config = confidence_penalty.Config(
             preset="smoke",
@@ -117,8 +170,12 @@ def test_the_readme_example_swaps_the_loss(run, tmp_path):
             sft=smoke.sft,
         )
         confidence_penalty.main(config)
-        losses[beta] = read_metrics(tmp_path / str(beta))[0]["loss"]
-    assert losses[1.0] < losses[0.0]
+        rows[beta] = read_metrics(tmp_path / str(beta))[0]
+    assert rows[1.0]["objective"] < rows[0.0]["objective"]
+    # The loss stays the likelihood's, whatever is minimised, and so does the perplexity.
+    assert rows[1.0]["loss"] == pytest.approx(rows[0.0]["loss"], rel=1e-5)
+    assert rows[0.0]["objective"] == pytest.approx(rows[0.0]["loss"], rel=1e-6)
+    assert rows[1.0]["perplexity"] == pytest.approx(math.exp(rows[1.0]["loss"]))
 
 
 def test_real_files_take_the_same_path(shared_data, tmp_path):
@@ -138,7 +195,14 @@ def test_real_files_take_the_same_path(shared_data, tmp_path):
             "",
         )
     )
-    assert results["reward_model"]["pairs"] > 900
+    counted = json.loads((tmp_path / "reward" / "data.json").read_text())["left_out"]
+    (missing,) = (
+        entry["count"]
+        for entry in counted
+        if entry["what"].startswith("held-out comparisons left out")
+    )
+    assert results["reward_model"]["pairs"] + missing > 900
+    assert "What was left out" in (tmp_path / "report.html").read_text()
     assert all(model["gold"] is None for model in results["models"])
 
 

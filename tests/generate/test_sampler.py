@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax.data.batches import Prompts, pad_prompts
+from gpt_jax.data.batches import Tokens, pad_prompts
 from gpt_jax.errors import UserError
-from gpt_jax.generate import generate, init_cache
-from gpt_jax.generate.sampler import filter_logprobs
+from gpt_jax.generate import generate
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
-from gpt_jax.models import ModelConfig, forward, init, last_logits, token_logprobs, transformer
+from gpt_jax.models import (
+    KVCache,
+    ModelConfig,
+    forward,
+    init,
+    last_logits,
+    token_logprobs,
+    transformer,
+)
+from gpt_jax.models.contract import init_cache
 
 PAD, STOP, C = 0, 1, 6
 init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnums=0)
@@ -52,15 +60,22 @@ def run(model, rows=ROWS, length=5, seed=0, **options):
     return jax.device_get(sample(config, params, prompts, jax.random.key(seed), **options))
 
 
+def tokens_of(rows, length) -> Tokens:
+    """Left-padded rows on the device."""
+    return jax.tree.map(jnp.asarray, pad_prompts(rows, length, PAD).tokens_BP)
+
+
+def cut(tokens, at) -> Tokens:
+    return jax.tree.map(lambda x: x[at], tokens)
+
+
 def full_forward(model, rollout, temperature=1.0):
     """Log-probabilities of the completion, from one forward pass over the whole rollout."""
     config, params = model
-    hidden, _ = apply(
-        config, params, rollout.tokens_BT, rollout.positions_BT, rollout.segment_ids_BT
-    )
-    P = rollout.tokens_BT.shape[1] - C
+    hidden, _ = apply(config, params, rollout.tokens_BT)
+    P = rollout.prompt_BP.ids.shape[1]
     logprobs, _ = token_logprobs(
-        config, params, hidden[:, P - 1 : -1], rollout.tokens_BT[:, P:], temperature
+        config, params, hidden[:, P - 1 : -1], rollout.completion_BC.ids, temperature
     )
     return np.asarray(logprobs), np.asarray(hidden[:, P - 1 : -1])
 
@@ -68,16 +83,16 @@ def full_forward(model, rollout, temperature=1.0):
 def test_cached_forward_equals_the_full_one_token_by_token(model):
     """Invariant 2. Break it: `lengths_B=index` in the attention of transformer.py."""
     config, params = model
-    prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
-    full, _ = apply(config, params, *prompts)
+    prompts = tokens_of(ROWS, 7)
+    full, _ = apply(config, params, prompts)
     cache = init_cache(config, len(ROWS), 9)
-    start, cache = apply(config, params, *(x[:, :4] for x in prompts), cache)
+    start, cache = apply(config, params, cut(prompts, np.s_[:, :4]), cache)
     steps = [start]
     for t in range(4, 7):
-        step, cache = apply(config, params, *(x[:, t : t + 1] for x in prompts), cache)
+        step, cache = apply(config, params, cut(prompts, np.s_[:, t : t + 1]), cache)
         steps.append(step)
-    assert int(cache.index) == 7
-    real = np.asarray(prompts.segment_ids_BP) != 0
+    assert cache.index_B.tolist() == [7] * 3
+    real = np.asarray(prompts.segment_ids) != 0
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
 
 
@@ -85,15 +100,46 @@ def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model):
     """Invariant 2, with more tokens than decode. Break it: `q_offset=0` in transformer.py."""
     config, params = model
     rows = [list(range(2, 17)), list(range(3, 9)), list(range(5, 18))]
-    prompts = Prompts(*map(jnp.asarray, pad_prompts(rows, 15, PAD)))
-    full, _ = apply(config, params, *prompts)
+    prompts = tokens_of(rows, 15)
+    full, _ = apply(config, params, prompts)
     cache, parts, cuts = init_cache(config, len(rows), 16), [], (0, 3, 15)
     assert cuts[2] - cuts[1] > transformer.MAX_DECODE_TOKENS
     for start, end in zip(cuts, cuts[1:]):
-        part, cache = apply(config, params, *(x[:, start:end] for x in prompts), cache)
+        part, cache = apply(config, params, cut(prompts, np.s_[:, start:end]), cache)
         parts.append(part)
-    real = np.asarray(prompts.segment_ids_BP) != 0
+    real = np.asarray(prompts.segment_ids) != 0
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1)[real], full[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 9])
+def test_rows_at_different_places_equal_the_full_forward(model, chunk):
+    """Invariant 2, for requests that come and go. Break it: `places_BS = jnp.arange(S)` in
+    `align`, or `index_B.max()` in `write`, of transformer.py."""
+    config, params = model
+    rows, S = [list(range(2, 17)), list(range(3, 18)), list(range(4, 19))], 15
+    tokens = tokens_of(rows, S)
+    full, _ = apply(config, params, tokens)
+    begun = [6, 1, 0]  # how much of each row is read before they meet in one cache
+    caches = [dirty_cache(config, S) for _ in rows]
+    for b, n in enumerate(begun):
+        if n:
+            _, caches[b] = apply(config, params, cut(tokens, np.s_[b : b + 1, :n]), caches[b])
+    cache = KVCache(
+        *(jnp.concatenate(pair, axis=1) for pair in list(zip(*caches, strict=True))[:2]),
+        *(jnp.concatenate(pair) for pair in list(zip(*caches, strict=True))[2:]),
+    )
+    rows_B1 = np.arange(len(rows))[:, None]
+    for t in range(0, 9, chunk):
+        at = (rows_B1, np.array(begun)[:, None] + np.arange(t, t + chunk))
+        hidden, cache = apply(config, params, cut(tokens, at), cache)
+        np.testing.assert_allclose(hidden, full[at], rtol=1e-5, atol=1e-5)
+    assert cache.index_B.tolist() == [15, 10, 9]
+
+
+def dirty_cache(config, length) -> KVCache:
+    """A cache of one row with entries that nobody may read, as an earlier request leaves them."""
+    cache = init_cache(config, 1, length)
+    return cache._replace(keys_LBSI=cache.keys_LBSI + 9.0, values_LBSI=cache.values_LBSI + 9.0)
 
 
 @pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
@@ -102,17 +148,17 @@ def test_the_kernels_decode_as_the_full_forward_does(kernel, monkeypatch):
     config = dataclasses.replace(WINDOWED, layers=4)
     monkeypatch.setattr(transformer, "layer_unroll", lambda layers: 1)
     params = jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
-    prompts = Prompts(*map(jnp.asarray, pad_prompts(ROWS, 7, PAD)))
-    full, _ = apply(config, params, *prompts)
+    prompts = tokens_of(ROWS, 7)
+    full, _ = apply(config, params, prompts)
 
     monkeypatch.setitem(decode_attention_api.PREFERRED, "cpu", kernel)
     decode = jax.jit(lambda *inputs: forward(config, params, *inputs))
     cache, steps = init_cache(config, len(ROWS), 9), []
-    assert "pallas_call" in str(jax.make_jaxpr(decode)(*(x[:, :1] for x in prompts), cache))
+    assert "pallas_call" in str(jax.make_jaxpr(decode)(cut(prompts, np.s_[:, :1]), cache))
     for t in range(7):
-        step, cache = decode(*(x[:, t : t + 1] for x in prompts), cache)
+        step, cache = decode(cut(prompts, np.s_[:, t : t + 1]), cache)
         steps.append(step)
-    real = np.asarray(prompts.segment_ids_BP) != 0
+    real = np.asarray(prompts.segment_ids) != 0
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-4)
 
 
@@ -130,14 +176,14 @@ def test_greedy_is_the_argmax_of_the_full_forward(model):
     _, hidden = full_forward(model, rollout)
     best = jax.vmap(lambda h: last_logits(config, params, h))(hidden).argmax(axis=-1)
     sampled = rollout.mask_BC == 1
-    np.testing.assert_array_equal(rollout.tokens_BT[:, -C:][sampled], best[sampled])
+    np.testing.assert_array_equal(rollout.completion_BC.ids[sampled], best[sampled])
 
 
 def test_left_padding_changes_nothing(model):
     """Invariant 1. Break it: start the completion's positions at P."""
     short, long = run(model, length=5), run(model, length=9)
-    np.testing.assert_array_equal(short.tokens_BT[:, 5:], long.tokens_BT[:, 9:])
-    np.testing.assert_array_equal(short.positions_BT[:, 5:], long.positions_BT[:, 9:])
+    np.testing.assert_array_equal(short.completion_BC.ids, long.completion_BC.ids)
+    np.testing.assert_array_equal(short.completion_BC.positions, long.completion_BC.positions)
     np.testing.assert_allclose(short.logprobs_BC, long.logprobs_BC, atol=1e-5)
 
 
@@ -146,22 +192,22 @@ def test_batch_composition_changes_nothing(model):
     together = run(model)
     for b, row in enumerate(ROWS):
         alone = run(model, rows=[row], row_ids_B=jnp.array([b]))
-        np.testing.assert_array_equal(alone.tokens_BT[0], together.tokens_BT[b])
+        np.testing.assert_array_equal(alone.completion_BC.ids[0], together.completion_BC.ids[b])
         np.testing.assert_allclose(alone.logprobs_BC[0], together.logprobs_BC[b], atol=1e-5)
 
 
 def test_rows_draw_different_tokens():
     uniform = (GPT, jax.tree.map(jnp.zeros_like, init_jit(GPT, jax.random.key(0))))
     rollout = run(uniform, rows=[[5]] * 8)
-    assert len({tuple(row) for row in rollout.tokens_BT.tolist()}) == 8
-    assert len({tuple(row) for row in rollout.tokens_BT[:, -C:].T.tolist()}) == C
+    assert len({tuple(row) for row in rollout.completion_BC.ids.tolist()}) == 8
+    assert len({tuple(row) for row in rollout.completion_BC.ids.T.tolist()}) == C
 
 
 def test_stopping():
     """The stop token is sampled, masked in, and followed by padding only."""
     uniform = (GPT, jax.tree.map(jnp.zeros_like, init_jit(GPT, jax.random.key(0))))
     rollout = run(uniform, rows=[[5, 6]] * 64)
-    completion = rollout.tokens_BT[:, -C:]
+    completion = rollout.completion_BC.ids
     assert 0 < rollout.stopped_B.sum() < 64
     for tokens, mask, logprobs, stopped in zip(
         completion, rollout.mask_BC, rollout.logprobs_BC, rollout.stopped_B, strict=True
@@ -174,9 +220,9 @@ def test_stopping():
         np.testing.assert_array_equal(tokens[length:], PAD)
         np.testing.assert_array_equal(logprobs[length:], 0.0)
         np.testing.assert_allclose(logprobs[:length], -np.log(19), atol=1e-5)
-    np.testing.assert_array_equal(rollout.segment_ids_BT[:, -C:], rollout.mask_BC)
+    np.testing.assert_array_equal(rollout.completion_BC.segment_ids, rollout.mask_BC)
     np.testing.assert_array_equal(
-        rollout.positions_BT[:, -C:], (2 + np.arange(C)) * rollout.mask_BC
+        rollout.completion_BC.positions, (2 + np.arange(C)) * rollout.mask_BC
     )
 
 
@@ -193,22 +239,9 @@ def test_the_loop_ends_when_every_row_has_stopped():
     np.testing.assert_array_equal(rollout.mask_BC.sum(axis=1), 1.0)
 
 
-def test_filters_keep_the_most_likely_tokens():
-    logp = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
-
-    def kept(**options):
-        return np.isfinite(filter_logprobs(logp, **options))[0].tolist()
-
-    assert kept(top_k=0, top_p=1.0) == [True] * 4
-    assert kept(top_k=2, top_p=1.0) == [False, True, False, True]
-    assert kept(top_k=0, top_p=0.6) == [False, True, False, True]
-    assert kept(top_k=0, top_p=0.75) == [False, True, True, True]
-    assert kept(top_k=9, top_p=1.0) == [True] * 4
-
-
 def test_top_k_of_one_is_greedy_with_unfiltered_logprobs(model):
     greedy, filtered = run(model, temperature=0.0), run(model, top_k=1)
-    np.testing.assert_array_equal(greedy.tokens_BT, filtered.tokens_BT)
+    np.testing.assert_array_equal(greedy.completion_BC.ids, filtered.completion_BC.ids)
     np.testing.assert_allclose(greedy.logprobs_BC, filtered.logprobs_BC, atol=1e-6)
 
 

@@ -24,9 +24,16 @@ from gpt_jax.models.weights import (  # noqa: E402
 pytestmark = pytest.mark.usefixtures("optimized")
 
 
-def gpt2():
+def gpt2(tied):
     return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=61, n_positions=32, n_embd=24, n_layer=3, n_head=4)
+        transformers.GPT2Config(
+            vocab_size=61,
+            n_positions=32,
+            n_embd=24,
+            n_layer=3,
+            n_head=4,
+            tie_word_embeddings=tied,
+        )
     )
 
 
@@ -85,7 +92,8 @@ def gemma3():
 
 
 MODELS = {
-    "gpt2": (gpt2, from_gpt2, to_gpt2),
+    "gpt2": (lambda: gpt2(tied=True), from_gpt2, to_gpt2),
+    "gpt2-untied": (lambda: gpt2(tied=False), from_gpt2, to_gpt2),
     "llama": (lambda: llama(tied=False), from_llama, to_llama),
     "llama-tied": (lambda: llama(tied=True), from_llama, to_llama),
     "qwen3": (lambda: qwen3(tied=False), from_llama, to_llama),

@@ -34,7 +34,14 @@ RESULTS = {
         _model("base", [-0.5, -0.6, -0.4], [0.1, 0.05, 0.15], length=40.0, correct=0.1),
         _model("SFT", [1.0, 0.9, 1.1], length=12.5, correct=0.5, entropy=0.75),
         _model("best-of-8", [1.5, 1.4, 1.6], [0.7, 0.6, 0.8], length=11.0, correct=0.6),
-        _model("PPO", [2.0, 1.9, 2.1], [0.8, 0.7, 0.9], length=10.0, correct=0.7),
+        _model(
+            "PPO",
+            [2.0, 1.9, 2.1],
+            [0.8, 0.7, 0.9],
+            length=10.0,
+            correct=0.7,
+            difference_vs_sft=[1.0, 0.85, 1.15],
+        ),
     ],
     "reward_model": {
         "accuracy": [0.9, 0.88, 0.92],
@@ -178,15 +185,71 @@ def _changed(**ppo):
 
 
 @pytest.mark.parametrize(
-    "gold, verdict",
+    "difference, verdict",
     [
-        ([2.0, 1.11, 2.9], "PPO answers better than SFT"),
-        ([1.2, 1.05, 1.3], "PPO and SFT cannot be told apart"),
-        ([0.5, 0.4, 0.6], "PPO answers worse than SFT"),
+        ([0.0275, 0.0264, 0.0285], "PPO answers better than SFT"),
+        ([0.03, -0.01, 0.07], "PPO and SFT cannot be told apart"),
+        ([0.0, 0.0, 0.0], "PPO and SFT cannot be told apart"),
+        ([-0.5, -0.6, -0.4], "PPO answers worse than SFT"),
     ],
 )
-def test_the_verdict_follows_the_intervals(gold, verdict):
-    assert run_verdict(_changed(gold=gold)).startswith(verdict)
+@pytest.mark.parametrize("gold", [[1.03, 0.93, 1.13], [2.0, 1.9, 2.1]])
+def test_the_verdict_follows_the_paired_difference(difference, verdict, gold):
+    """Whether the intervals of the two means overlap is another question.
+
+    Break it: compare PPO's low end with SFT's high end.
+    """
+    sentence = run_verdict(_changed(gold=gold, difference_vs_sft=difference))
+    assert sentence.startswith(verdict)
+    if difference[0] == 0.0275:
+        assert "a difference of 0.0275 [0.0264, 0.0285] prompt by prompt" in sentence
+
+
+@pytest.mark.parametrize("difference", [None, [0.5, None, None]])
+def test_without_an_interval_of_the_difference_nothing_is_claimed(difference):
+    sentence = run_verdict(_changed(difference_vs_sft=difference))
+    assert sentence.startswith(
+        "PPO and SFT were evaluated, without an interval of their difference"
+    )
+    assert not re.search("better|worse|apart", sentence)
+
+
+def test_ties_are_shown_apart_from_wins():
+    results = _changed(wins_vs_sft=0.75, ties_vs_sft=0.1, losses_vs_sft=0.15)
+    assert "it wins 75% of the head-to-head comparisons and ties 10%." in run_verdict(results)
+    first, _, *rows = markdown_table(results).splitlines()
+    assert "| win rate | ties |" in first and "| **80% [70, 90]** | 10% |" in rows[3]
+
+
+def test_an_interval_that_is_not_known_is_left_out(run):
+    """All prompts about one thing: there is a mean and no interval."""
+    models = [m | {"gold": [m["gold"][0], None, None]} for m in RESULTS["models"]]
+    models[3] |= {"difference_vs_sft": [1.0, None, None], "win_rate_vs_sft": [0.8, None, None]}
+    reward_model = RESULTS["reward_model"] | {"accuracy": [0.9, None, None]}
+    results = RESULTS | {"models": models, "reward_model": reward_model}
+    (run / "results.json").write_text(json.dumps(results))
+    assert "None" not in _read(run)[2]
+    assert "| **2.00** | 1.00 | **80%** |" in markdown_table(results)
+
+
+def test_what_was_left_out_is_counted_on_the_page(run):
+    assert "What was left out" not in _read(run)[2]
+    counts = [
+        {"what": f"prompts cut {NASTY}", "count": 1234},
+        {"what": "rows of no kind", "count": 0},
+    ]
+    (run / "sft" / "data.json").parent.mkdir()
+    (run / "sft" / "data.json").write_text(json.dumps({"left_out": counts}))
+    left_out = [{"what": "broken rows", "count": 3}]
+    (run / "results.json").write_text(json.dumps(RESULTS | {"left_out": left_out}))
+    words = _read(run)[2]
+    assert f"prompts cut {NASTY} Supervised finetuning 1,234" in words
+    assert (
+        "broken rows Evaluation 3" in words
+        and "nothing" not in words.split("What was left out")[1][:200]
+    )
+    (run / "ppo" / "data.json").write_text(json.dumps({"left_out": counts[:1]}))
+    assert "PPO 1,234" in _read(run)[2] and "prompts cut" in _read(run / "ppo")[2]
 
 
 def test_without_gold_the_reward_is_shown_and_said_to_be_a_poor_judge():
@@ -204,10 +267,14 @@ def test_a_verdict_on_part_of_a_run():
 
 def test_the_markdown_table():
     lines = markdown_table(RESULTS).splitlines()
-    assert lines[0] == ("| model | gold score | wins vs SFT | correct | tokens | entropy |")
-    assert lines[3] == "| SFT | 1.00 [0.90, 1.10] | \N{EN DASH} | 50% | 12.5 | 0.75 |"
+    assert lines[0] == (
+        "| model | gold score | difference from SFT | win rate | correct | tokens | entropy |"
+    )
+    dash = "\N{EN DASH}"
+    assert lines[3] == f"| SFT | 1.00 [0.90, 1.10] | {dash} | {dash} | 50% | 12.5 | 0.75 |"
     assert lines[5] == (
-        "| PPO | **2.00 [1.90, 2.10]** | **80% [70, 90]** | **70%** | 10.0 | \N{EN DASH} |"
+        "| PPO | **2.00 [1.90, 2.10]** | 1.00 [0.85, 1.15] | **80% [70, 90]** | **70%** | 10.0 "
+        "| \N{EN DASH} |"
     )
 
 
@@ -217,7 +284,7 @@ def test_the_terminal_table_has_the_same_cells():
     shown = console.file.getvalue()
     for line in markdown_table(RESULTS).splitlines()[2:]:
         for cell in line.replace("*", "").strip("| ").split(" | "):
-            assert cell in shown
+            assert cell in shown or cell == "1.00 [0.85, 1.15]"  # too wide for 80 characters
 
 
 def test_samples_cannot_break_out_of_their_fence(tmp_path):

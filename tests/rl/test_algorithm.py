@@ -1,4 +1,4 @@
-"""A second method on the same rollout and updates: an advantage function and a loss, nothing else."""
+"""A second method on the same rollout and updates is an advantage and a loss, nothing else."""
 
 import functools
 

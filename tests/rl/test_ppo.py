@@ -1,6 +1,7 @@
 """The PPO iteration: what must hold before, in and after the first update."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -24,6 +25,7 @@ from tests import tiny
 
 CONFIG = PPOConfig(episodes=8, epochs=2, minibatches=2, max_new_tokens=10, missing_stop_score=None)
 MODEL = ActorCritic(tiny.MODEL, tiny.MODEL)
+PLACES = [(0, 0), (0, 0), (0, 1), (1, 0)]  # seed and step
 OPTIMIZER = make_optimizer(
     OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5), 100, tiny.AXES
 )
@@ -212,28 +214,27 @@ def test_defaults_are_those_of_the_papers():
         PPOConfig(minibatches=3)
 
 
-def test_every_iteration_draws_anew(policy, scorer):
-    """Invariant 10. Break the step in either `keys.derive` of iteration.py."""
-    sample = jax.jit(
-        lambda step: collect(CONFIG, tiny.MODEL, policy, prompts_of(), jnp.uint32(0), step)
-    )
-    first, again, second = (sample(step).completion_BC.ids for step in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert np.any(first != second)
+def test_every_seed_and_iteration_draws_anew(policy, scorer):
+    """Invariant 10. Break the seed or the step in either `keys.derive` of iteration.py."""
+    sample = jax.jit(functools.partial(collect, CONFIG, tiny.MODEL, policy, prompts_of()))
+    draws = [sample(np.uint32(seed), step).completion_BC.ids for seed, step in PLACES]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert np.any(draws[0] != draws[2]) and np.any(draws[0] != draws[3])
 
     scored = rollout_of(policy, prompts_of()), jnp.linspace(-1.0, 1.0, 8), None
     start = state_of(CONFIG, policy, scorer)
 
     @jax.jit
-    def learned(step):
-        state = dataclasses.replace(start, step=step)
+    def learned(seed, step):
+        state = dataclasses.replace(start, seed=seed, step=step)
         frozen = {"reference": policy}
         return learn(ppo(CONFIG, MODEL), OPTIMIZER, state, scored, frozen)[0].params
 
-    first, again, second = (learned(step) for step in (0, 0, 1))
+    first, again, *others = (learned(np.uint32(seed), step) for seed, step in PLACES)
     chex.assert_trees_all_equal(first, again)
     # Another order of the rows: other minibatches.
-    assert np.any(first["policy"]["embed"]["tokens"] != second["policy"]["embed"]["tokens"])
+    for other in others:
+        assert np.any(first["policy"]["embed"]["tokens"] != other["policy"]["embed"]["tokens"])
 
 
 def test_no_key_is_used_twice():

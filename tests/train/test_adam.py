@@ -1,5 +1,7 @@
 """Small moments and float32 masters against Adam in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from gpt_jax.train.adam import Factors, Masters, keep_masters, round_at_random, scale_by_adam
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.step import make_train_step
 
 B1, B2, EPS = 0.9, 0.95, 1e-8
 AXES = {
@@ -135,3 +138,25 @@ def test_masters_change_nothing_in_float32():
     same, _ = kept.update(gradients(0), kept.init(PARAMS), PARAMS)
     for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_every_seed_and_step_rounds_anew():
+    """Invariant 10. Break the key in `scale_by_adam`, or the train step's."""
+
+    def loss(model, learned, batch, key, frozen):
+        total = sum(jnp.sum(jnp.sin(p)) for p in jax.tree.leaves(learned))
+        return total, jnp.float32(1), {}
+
+    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10)
+    step = make_train_step(None, loss, optimizer)
+
+    def rounded(seed, number):
+        state = TrainState.create({"embed": {"tokens": jnp.ones((40, 50))}}, optimizer, seed)
+        state, _ = step(dataclasses.replace(state, step=jnp.int32(number)), None, {})
+        return np.asarray(state.opt_state[1].nu["embed"]["tokens"], np.float32)
+
+    first, again, *others = (rounded(*at) for at in ((0, 0), (0, 0), (1, 0), (0, 1)))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(first)) == 2
+    for other in others:
+        assert 0.2 < np.mean(first != other) < 0.8

@@ -22,8 +22,8 @@ from absl import logging
 from gpt_jax.data.microworld import documents
 from gpt_jax.data.microworld.facts import WorldSize
 from gpt_jax.data.microworld.world import make_world
+from gpt_jax.files import cache_folder
 
-CACHE = Path("~/.cache/gpt_jax")
 MAKERS = {
     "text": documents.texts,
     "demonstrations": documents.demonstrations,
@@ -118,7 +118,8 @@ def load(
     Args:
       config: text, demonstrations, comparisons or prompts.
       split: train or test.
-      data_dir: where built data are kept; by default ~/.cache/gpt_jax.
+      data_dir: where built data are kept; by default the user's cache folder or, where that
+        cannot be written, a temporary one.
       count: how many training rows to make, if not the usual number.
       label_noise: comparisons only; see `documents.comparisons`.
     """
@@ -127,11 +128,18 @@ def load(
         usual, seed=seed, size=size, train=count or usual.train, label_noise=label_noise
     )
     # Rows depend on the settings and on this package's own text: both are in the folder's name.
-    key = hashlib.sha256(f"{wanted} {_source_digest()}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{wanted} {source_digest()}".encode()).hexdigest()[:12]
     wanted = replace(wanted, name=f"{config}-{key}")
-    home = Path(data_dir or CACHE).expanduser() / "microworld" / wanted.name
+    home = Path(data_dir or cache_folder()) / "microworld" / wanted.name
     if not home.exists():
-        _build(wanted, home)
+        try:
+            _build(wanted, home)
+        except OSError:
+            if data_dir is not None:
+                raise
+            home = Path(tempfile.gettempdir()) / f"gpt_jax-{os.getuid()}" / wanted.name
+            if not home.exists():
+                _build(wanted, home)
     return plain_rows(tfds.builder_from_directory(home).as_data_source(split))
 
 
@@ -162,7 +170,8 @@ def _quiet():
     logging.set_verbosity(verbosity)
 
 
-def _source_digest() -> str:
+def source_digest() -> str:
+    """A number for the program that makes the rows."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 

@@ -28,6 +28,11 @@ class Question:
     held_out: bool = False
 
     @property
+    def about(self) -> tuple:
+        """What is asked, whatever the words: the fact that is the answer, the sum, or the talk."""
+        return self.hops[-1] if self.hops else (self.kind, self.operator, *self.terms, self.answer)
+
+    @property
     def steps(self) -> list[tuple[int, str, int, int]]:
         """Arithmetic, worked: (left, operator, right, result) one after another."""
         steps, total = [], self.terms[0]

@@ -5,26 +5,20 @@ with the log-sum-exp in the open, for algorithms that merge partial results (rin
 """
 
 import functools
+import importlib
 import logging
+from types import ModuleType
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
+from gpt_jax.kernels.attention import reference, xla
 from gpt_jax.kernels.attention.scores import Options
 
 Implementation = Literal["reference", "xla", "pallas_tpu", "pallas_gpu", "mosaic_gpu"]
 
-# Each module has `forward` and `backward`, with the arguments that xla.py's have, and each but
-# xla.py has `takes(q_BTNH, k_BSKH, options)`, which says whether it can.
-KERNELS = {
-    "xla": xla,
-    "pallas_tpu": pallas_tpu,
-    "pallas_gpu": pallas_gpu,
-    "mosaic_gpu": mosaic_gpu,
-}
 # What `implementation=None` tries on a platform before "xla".
 PREFERRED = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 
@@ -133,7 +127,7 @@ def attention_forward(
     """
     options = make_options(q_BTNH, causal, window, softcap, scale)
     name = choose(q_BTNH, k_BSKH, options, implementation)
-    return KERNELS[name].forward(
+    return kernel(name).forward(
         q_BTNH,
         k_BSKH,
         v_BSKH,
@@ -178,7 +172,7 @@ def attention_backward(
     """
     options = make_options(q_BTNH, causal, window, softcap, scale)
     name = choose(q_BTNH, k_BSKH, options, implementation)
-    return KERNELS[name].backward(
+    return kernel(name).backward(
         q_BTNH,
         k_BSKH,
         v_BSKH,
@@ -193,6 +187,15 @@ def attention_backward(
     )
 
 
+def kernel(name: Implementation) -> ModuleType:
+    """The module of this name, imported when it is first asked for: Pallas takes half a second.
+
+    It has `forward` and `backward`, with the arguments that xla.py's have, and each but xla.py has
+    `takes(q_BTNH, k_BSKH, options)`, which says whether it can.
+    """
+    return importlib.import_module(f"{__package__}.{name}")
+
+
 def make_options(q_BTNH, causal, window, softcap, scale) -> Options:
     if window is not None and not causal:
         raise UserError("a window reaches back from the query; set causal=True to use one")
@@ -200,12 +203,12 @@ def make_options(q_BTNH, causal, window, softcap, scale) -> Options:
 
 
 def choose(q_BTNH, k_BSKH, options: Options, implementation: Implementation | None) -> str:
-    """The name in KERNELS of what computes this call."""
+    """The name of the kernel that computes this call."""
     platform, chip = target()
     name = implementation
     if name is None:
         name = PREFERRED.get(platform, "xla") if is_local() else "xla"
-    if name != "xla" and not KERNELS[name].takes(q_BTNH, k_BSKH, options):
+    if name != "xla" and not kernel(name).takes(q_BTNH, k_BSKH, options):
         name = "xla"
     _log_once(chip, q_BTNH.shape[1:], k_BSKH.shape[1:3], q_BTNH.dtype.name, name)
     return name
@@ -236,17 +239,17 @@ def _log_once(chip: str, q_TNH, kv_SK, dtype: str, name: str) -> None:
 # The residuals are the inputs, the output and its log-sum-exp: nothing of size T x S.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _flash(options, name, *inputs):
-    return KERNELS[name].forward(*inputs, options)[0]
+    return kernel(name).forward(*inputs, options)[0]
 
 
 def _flash_forward(options, name, *inputs):
-    out_BTNH, lse_BNT = KERNELS[name].forward(*inputs, options)
+    out_BTNH, lse_BNT = kernel(name).forward(*inputs, options)
     return out_BTNH, (inputs, out_BTNH, lse_BNT)
 
 
 def _flash_backward(options, name, residuals, dout_BTNH):
     inputs, out_BTNH, lse_BNT = residuals
-    gradients = KERNELS[name].backward(*inputs, options, out_BTNH, lse_BNT, dout_BTNH)
+    gradients = kernel(name).backward(*inputs, options, out_BTNH, lse_BNT, dout_BTNH)
     return *gradients, None, None, None, None
 
 

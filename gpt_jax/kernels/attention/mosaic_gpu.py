@@ -20,7 +20,7 @@ have arrived at its `free` barrier.
 Exponentials are powers of two: log2(e) is folded into the scale.
 
 Not yet run on a GPU, and therefore never picked unasked: what is known of them is in
-docs/kernels.md. `python -m gpt_jax.kernels.bench` checks and times them.
+docs/kernels.md. `python -m tools.benchmark_kernels` checks and times them.
 """
 
 import functools

@@ -8,7 +8,7 @@ from gpt_jax.kernels.attention.scores import Options
 
 # (head size at most, bytes of a number) -> (query tile, key tile, warps, pipeline stages), of the
 # forward and of the backward kernels. Not measured: tiles that the compiler fits into registers
-# and shared memory. `python -m gpt_jax.kernels.bench --refresh-blocks` measures others.
+# and shared memory. `python -m tools.benchmark_kernels --refresh-blocks` measures others.
 TRITON_BLOCKS = {
     (64, 2): ((128, 64, 4, 3), (64, 64, 4, 2)),
     (128, 2): ((128, 64, 8, 2), (64, 64, 8, 2)),

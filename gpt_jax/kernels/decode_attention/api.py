@@ -1,7 +1,9 @@
 """The one public decode-attention function; `reference.py` is its specification."""
 
 import functools
+import importlib
 import logging
+from types import ModuleType
 from typing import Literal
 
 import jax
@@ -9,14 +11,11 @@ import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention.api import is_local, target
-from gpt_jax.kernels.decode_attention import pallas_gpu, pallas_tpu, reference, xla
 from gpt_jax.kernels.decode_attention.layout import Cache, Options
 
 Implementation = Literal["reference", "xla", "pallas_tpu", "pallas_gpu"]
 
-# Each module has `decode_attention`, with the arguments that reference.py's has.
-MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
-# These have `takes(q_BTNH, cache)` too, which says whether they can.
+# Of the implementations, those that cannot take everything.
 KERNELS = ("pallas_tpu", "pallas_gpu")
 # What `implementation=None` tries on a platform before "xla". GPUs are not here yet: on none has
 # the kernel been measured.
@@ -92,16 +91,25 @@ def decode_attention(
     lengths_B = jnp.broadcast_to(jnp.int32(lengths_B), q_BTNH.shape[:1])
     options = Options(q_BTNH.shape[-1] ** -0.5 if scale is None else scale, window, softcap)
     name = choose(q_BTNH, cache, implementation)
-    return MODULES[name].decode_attention(
+    return kernel(name).decode_attention(
         q_BTNH, cache, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, options
     )
 
 
+def kernel(name: Implementation) -> ModuleType:
+    """The module of this name, imported when it is first asked for: Pallas takes half a second.
+
+    It has `decode_attention`, with the arguments that reference.py's has; those in KERNELS have
+    `takes(q_BTNH, cache)` too, which says whether they can.
+    """
+    return importlib.import_module(f"{__package__}.{name}")
+
+
 def choose(q_BTNH: jax.Array, cache: Cache, implementation: Implementation | None) -> str:
-    """The name in MODULES of what computes this call."""
+    """The name of the kernel that computes this call."""
     platform, chip = target()
     name = implementation or PREFERRED.get(platform, "xla")
-    if name in KERNELS and not (is_local() and MODULES[name].takes(q_BTNH, cache)):
+    if name in KERNELS and not (is_local() and kernel(name).takes(q_BTNH, cache)):
         name = "xla"
     layout = "contiguous" if cache.page_table_BP is None else "paged"
     entries = cache.k_LRSKH

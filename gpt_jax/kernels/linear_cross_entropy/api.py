@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.kernels.linear_cross_entropy import over_mesh, pallas_tpu, reference, xla
+from gpt_jax.kernels.linear_cross_entropy import over_mesh, reference, xla
 
 Implementation = Literal["reference", "xla", "pallas_tpu"]
 
@@ -93,11 +95,16 @@ class _How(NamedTuple):
         return functools.partial(function, temperature=self.temperature, softcap=self.softcap)
 
 
+def _kernel(name: str) -> ModuleType:
+    """The module of this name, imported when it is first asked for: Pallas takes half a second."""
+    return importlib.import_module(f"{__package__}.{name}")
+
+
 def _choose(hidden_MD, unembed_VD, targets_M, temperature, softcap, implementation) -> _How:
     layout, one_device = over_mesh.layout_of(targets_M, unembed_VD), over_mesh.one_device()
     # XLA partitions its own operations where the layout is unknown, but no kernel.
     placed = one_device or layout != over_mesh.Layout()
-    if implementation == "pallas_tpu" and placed and pallas_tpu.takes(hidden_MD):
+    if implementation == "pallas_tpu" and placed and _kernel("pallas_tpu").takes(hidden_MD):
         forward = "pallas_tpu"
     elif one_device and targets_M.size * unembed_VD.shape[0] <= xla.FEW_LOGITS:
         forward = "few logits"
@@ -127,9 +134,8 @@ def _logprobs(how, hidden_MD, unembed_VD, targets_M):
 
 
 def _logprobs_forward(how, hidden_MD, unembed_VD, targets_M):
-    module = {"xla": xla, "pallas_tpu": pallas_tpu}[how.forward]
     target_M, max_M, logsum_M, entropy_M = over_mesh.statistics(
-        how.of(module.statistics), how.layout, hidden_MD, unembed_VD, targets_M
+        how.of(_kernel(how.forward).statistics), how.layout, hidden_MD, unembed_VD, targets_M
     )
     outputs = (target_M - max_M) - logsum_M, max_M + logsum_M, entropy_M
     return outputs, (hidden_MD, unembed_VD, targets_M, (max_M, logsum_M), entropy_M)

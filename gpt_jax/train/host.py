@@ -22,4 +22,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)  # Other arenas cannot hold large blocks and would map them.
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)

@@ -1,4 +1,4 @@
-"""What a user would take instead of our kernels: the other contestants of `bench.py`."""
+"""What a user would take instead of our kernels, to be timed beside them."""
 
 from __future__ import annotations
 

@@ -4,18 +4,36 @@ The planner compiles what looks best here; these numbers are never shown as resu
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from gpt_jax.chips import Chip
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import matmul_weights, training_flops
-from gpt_jax.parallel.chips import Chip
 
-# Bytes held per parameter: float32 with its gradient and two moments; PPO has two such models,
-# and two more that only stand by.
-STATE_BYTES = {"pretrain": 16, "sft": 16, "reward": 16, "ppo": 2 * 16 + 2 * 4}
+
+class Cost(NamedTuple):
+    """What distinguishes a stage for the rule of thumb.
+
+    Attributes:
+      learned: models with a gradient and an optimizer state.
+      frozen: models that only stand by.
+      samples: whether it samples; then sequences are not split over devices.
+      ranks: whether a row is several completions.
+    """
+
+    learned: int = 1
+    frozen: int = 0
+    samples: bool = False
+    ranks: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Held per parameter: float32 with its gradient and two moments, and what is frozen."""
+        return 16 * self.learned + 4 * self.frozen
 
 
 def memory(
-    config: ModelConfig, mesh: Mapping[str, int], stage: str, micro_rows: float, length: int
+    config: ModelConfig, mesh: Mapping[str, int], cost: Cost, micro_rows: float, length: int
 ) -> float:
     """Bytes per device.
 
@@ -25,7 +43,7 @@ def memory(
     """
     c = config
     tensor, chunks = mesh["tensor"], mesh.get("context", 1)
-    state = STATE_BYTES[stage] * matmul_weights(c) / (mesh["fsdp"] * tensor)
+    state = cost.bytes * matmul_weights(c) / (mesh["fsdp"] * tensor)
     tokens = micro_rows * length / chunks
     whole = tokens * c.width * (10 + 24 / tensor)
     saved = {
@@ -52,7 +70,7 @@ def seconds(
     gradients; `tensor` reduces four activations per layer (Shoeybi et al. 2020, section 3);
     `context` sends keys and values round a ring, and back with their gradients.
     """
-    c, tensor, fsdp = config, mesh["tensor"], mesh["fsdp"]
+    c, tensor, fsdp = config.resolved(), mesh["tensor"], mesh["fsdp"]
     ring = mesh.get("context", 1)
     devices = mesh["data"] * fsdp * tensor * ring
     recompute = {"none": 1.0, "dots": 1.1}.get(c.remat, 4 / 3)

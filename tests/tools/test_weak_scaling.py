@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from experiments import weak_scaling
+from tools import weak_scaling
 
 KEPT = Path(__file__).resolve().parents[2] / "docs" / "plans" / "gpt3_175b_pretrain.json"
 

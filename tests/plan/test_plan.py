@@ -9,16 +9,17 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt_jax.data.batches import Batch, Tokens
+from gpt_jax.chips import CHIPS, chip_of
+from gpt_jax.data.batches import Batch
 from gpt_jax.kernels.attention import attention
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models import init, transformer
 from gpt_jax.models.flops import forward_flops, training_flops, visible_pairs
 from gpt_jax.models.presets import PRESETS
-from gpt_jax.parallel import hlo
-from gpt_jax.parallel.chips import CHIPS, chip_of
-from gpt_jax.parallel.flops import traced_flops
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.plan import hlo
+from gpt_jax.plan.traced import traced_flops
+from gpt_jax.plan.workload import floats, tokens
 
 LAYERS, ROWS, WIDTH = 5, 64, 32
 
@@ -123,8 +124,7 @@ def test_group_sizes(attributes, size):
 
 
 def one_row(length):
-    ints = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    return Batch(Tokens(ints, ints, ints), jax.ShapeDtypeStruct((1, length), jnp.float32))
+    return Batch(tokens(1, length), floats(1, length))
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

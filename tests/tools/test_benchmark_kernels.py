@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.kernels import bench, timing
+from tools import benchmark_kernels, timing
 
 
 def test_it_times_every_op_on_this_device(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "SMALL", ([(1, 16, 2, 1, 8)], [(2, 16, 2, 1, 8)], [(8, 8, 32)]))
+    sizes = [(1, 16, 2, 1, 8)], [(2, 16, 2, 1, 8)], [(8, 8, 32)]
+    monkeypatch.setattr(benchmark_kernels, "SMALL", sizes)
     monkeypatch.setattr(timing, "TURN_SECONDS", 1e-4)
-    lines = bench.main(rounds=1, output=tmp_path / "bench.json")
+    lines = benchmark_kernels.main(rounds=1, output=tmp_path / "bench.json")
     ours = [line for line in lines if line.contestant == "gpt_jax"]
     assert len(ours) == len({line.case for line in lines}) == 5
     for line in ours:
@@ -40,4 +41,4 @@ def test_a_wrong_contestant_gets_no_time():
 
 def test_tiles_are_measured_on_a_gpu_only():
     with pytest.raises(UserError, match="on a GPU"):
-        bench.refresh_blocks(rounds=1)
+        benchmark_kernels.refresh_blocks(rounds=1)

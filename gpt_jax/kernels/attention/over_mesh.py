@@ -28,8 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gpt_jax.kernels import attention as kernels
-from gpt_jax.kernels import decode_attention as decode_kernels
+from gpt_jax.kernels.attention import api
 from gpt_jax.parallel import rules
 
 (RING,) = rules.MESH_AXES["length"]
@@ -46,7 +45,7 @@ def attention(
     alibi_slopes_N: jax.Array | None = None,
     **options,
 ) -> jax.Array:
-    """`kernels.attention.attention` over the mesh in use; without one, just that.
+    """`api.attention` over the mesh in use; without one, just that.
 
     What the mesh does not divide every device holds whole: rows, query heads, a sequence; and so
     a cache. Key/value heads are repeated until `tensor` divides them.
@@ -57,7 +56,7 @@ def attention(
     def local(q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, offset, slopes_N):
         if in_ring:
             return ring_attention(q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, slopes_N, **options)
-        return kernels.attention(
+        return api.attention(
             q_BTNH,
             k_BSKH,
             v_BSKH,
@@ -97,50 +96,6 @@ def attention(
     return local(
         q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, q_offset, alibi_slopes_N
     )
-
-
-def decode_attention(
-    q_BTNH: jax.Array,
-    k_LBSKH: jax.Array,
-    v_LBSKH: jax.Array,
-    *,
-    layer: jax.Array | int,
-    lengths_B: jax.Array | int,
-    q_segment_ids_BT: jax.Array,
-    kv_segment_ids_BS: jax.Array,
-    **options,
-) -> jax.Array:
-    """`kernels.decode_attention.decode_attention` of one layer of a contiguous cache, over the
-    mesh in use: rows over the batch axes, and heads over `tensor` if it divides both kinds."""
-
-    def local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, q_ids_BT, kv_ids_BS):
-        return decode_kernels.decode_attention(
-            q_BTNH,
-            k_LBSKH,
-            v_LBSKH,
-            layer=layer,
-            lengths_B=lengths_B,
-            q_segment_ids_BT=q_ids_BT,
-            kv_segment_ids_BS=kv_ids_BS,
-            **options,
-        )
-
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        logical = ("layers", "batch", None, "heads", None)
-        _, batch, _, heads, _ = rules.fitting(mesh, k_LBSKH.shape, logical)
-        rows, one_length = rules.partition_spec((batch,)), jnp.ndim(lengths_B) == 0
-        q = rules.partition_spec((batch, None, heads, None))
-        cache = rules.partition_spec((None, batch, None, heads, None))
-        whole = PartitionSpec()
-        local = jax.shard_map(
-            local,
-            in_specs=(q, cache, cache, whole, whole if one_length else rows, rows, rows),
-            out_specs=q,
-            check_vma=False,
-        )
-    ids = (q_segment_ids_BT, kv_segment_ids_BS)
-    return local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, *ids)
 
 
 def ring_attention(
@@ -206,7 +161,7 @@ def _ring_forward(static, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, slopes_N):
     def attend(step, passing, out, lse):
         k, v, ids = passing
         for i, j, offset in _pairs(pieces, step, T):
-            more, more_lse = kernels.attention_forward(
+            more, more_lse = api.attention_forward(
                 q_BTNH[:, i],
                 k[:, j],
                 v[:, j],
@@ -244,7 +199,7 @@ def _ring_backward(static, residuals, dout_BTNH):
         k, v, ids = passing
         dk, dv = gradients
         for i, j, offset in _pairs(pieces, step, T):
-            more_q, more_k, more_v = kernels.attention_backward(
+            more_q, more_k, more_v = api.attention_backward(
                 q_BTNH[:, i],
                 k[:, j],
                 v[:, j],

@@ -1,8 +1,8 @@
 """The speed of every kernel on the device at hand, against what a user would take instead.
 
-    python -m gpt_jax.kernels.bench
-    python -m gpt_jax.kernels.bench --output bench.json
-    python -m gpt_jax.kernels.bench --refresh-blocks        # measure tiles for Triton attention
+    python -m tools.benchmark_kernels
+    python -m tools.benchmark_kernels --output bench.json
+    python -m tools.benchmark_kernels --refresh-blocks        # measure tiles for Triton attention
 
 On a CPU the shapes are small and it takes a minute; on a GPU or TPU they are those of training.
 Every contestant is first held against float32; one that is wrong is not timed. Then they take
@@ -29,17 +29,18 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from gpt_jax import terminal
 from gpt_jax.errors import UserError
-from gpt_jax.kernels import baselines
 from gpt_jax.kernels.attention import attention, pallas_gpu, triton
-from gpt_jax.kernels.attention.api import KERNELS, make_options
+from gpt_jax.kernels.attention.api import kernel, make_options
 from gpt_jax.kernels.decode_attention import decode_attention
 from gpt_jax.kernels.decode_attention.api import KERNELS as DECODE_KERNELS
 from gpt_jax.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_sum,
 )
-from gpt_jax.kernels.timing import Case, Result, finish, measure, measure_ceilings, take_turns
+from tools import contestants
+from tools.timing import Case, Result, finish, measure, measure_ceilings, take_turns
 
 ROUNDS = 11
 # (B, T, N, K, H) of attention, (B, S, N, K, H) of decoding, (M, D, V) of the loss.
@@ -100,16 +101,16 @@ def attention_cases(B: int, T: int, N: int, K: int, H: int, dtype) -> list[Case]
 
     options = make_options(arrays[0], True, None, None, None)
     names = OUR_KERNELS[jax.devices()[0].platform]
-    names = [name for name in names if KERNELS[name].takes(*arrays[:2], options)]
+    names = [name for name in names if kernel(name).takes(*arrays[:2], options)]
     by_xla = functools.partial(ours, implementation="xla")
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
     forwards |= (
         {"  xla": by_xla}
-        | baselines.jax_nn(is_causal=True)
-        | {"jax.experimental": baselines.pallas_ops}
+        | contestants.jax_nn(is_causal=True)
+        | {"jax.experimental": contestants.pallas_ops}
     )
-    torch_forward, torch_both = baselines.torch_attention(*arrays, causal=True)
+    torch_forward, torch_both = contestants.torch_attention(*arrays, causal=True)
     operations = 2 * B * N * T * T * H  # Two matmuls, half of whose products are hidden.
     shape = f"B {B} T {T} N {N}/{K} H {H}"
     return [
@@ -142,14 +143,14 @@ def decoding_case(B: int, S: int, N: int, K: int, H: int, dtype) -> Case:
     names = [name for name in OUR_KERNELS[jax.devices()[0].platform] if name in DECODE_KERNELS]
     forwards = {"gpt_jax": ours}
     forwards |= {f"  {name}": functools.partial(ours, implementation=name) for name in names}
-    torch_forward, _ = baselines.torch_attention(*arrays, arrays[0], causal=False)
+    torch_forward, _ = contestants.torch_attention(*arrays, arrays[0], causal=False)
     return Case(
         f"decode_attention, B {B} S {S} N {N}/{K} H {H}",
         arrays[1].nbytes + arrays[2].nbytes,
         "GB/s",
         arrays,
         by_xla,
-        forwards | {"  xla": by_xla} | baselines.jax_nn(),
+        forwards | {"  xla": by_xla} | contestants.jax_nn(),
         {"PyTorch SDPA": torch_forward},
     )
 
@@ -167,7 +168,7 @@ def loss_cases(M: int, D: int, V: int, dtype) -> list[Case]:
         return linear_cross_entropy(hidden, unembed, targets_M)[0]
 
     def unfused(hidden, unembed):
-        return baselines.unfused_logprobs(hidden, unembed, targets_M)
+        return contestants.unfused_logprobs(hidden, unembed, targets_M)
 
     def unfused_loss(hidden, unembed):
         return -unfused(hidden, unembed).sum()
@@ -260,17 +261,16 @@ def refresh_blocks(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser("python -m gpt_jax.kernels.bench", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tools.benchmark_kernels", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contestant")
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     parser.add_argument("--refresh-blocks", action="store_true", help="measure Triton's tiles")
-    given = parser.parse_args()
-    try:
+    with terminal.ending_plainly():
+        given = parser.parse_args()
+        if given.rounds < 1:
+            raise UserError(f"--rounds is {given.rounds}, but must be at least 1; change it")
         if given.refresh_blocks:
             refresh_blocks(given.rounds)
         else:
             main(given.rounds, given.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

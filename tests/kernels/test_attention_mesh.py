@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.kernels import attention as kernels
-from gpt_jax.parallel.attention import attention, decode_attention
+from gpt_jax.kernels.attention.over_mesh import attention
+from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 
 RINGS = {

@@ -1,4 +1,4 @@
-"""Checks and times functions of the same numbers side by side: what `bench.py` is made of."""
+"""Checks and times functions of the same numbers side by side."""
 
 from __future__ import annotations
 

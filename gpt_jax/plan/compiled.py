@@ -15,11 +15,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from gpt_jax.chips import GIB, Chip
 from gpt_jax.errors import UserError
-from gpt_jax.parallel import hlo
-from gpt_jax.parallel.chips import GIB, Chip
-from gpt_jax.parallel.flops import traced_flops
 from gpt_jax.parallel.rules import path_name
+from gpt_jax.plan import hlo
+from gpt_jax.plan.traced import traced_flops
 
 
 class DoesNotFit(UserError):

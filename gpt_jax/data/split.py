@@ -1,0 +1,42 @@
+"""The division into training and test part: a property of each row, whatever else is there."""
+
+from __future__ import annotations
+
+import hashlib
+
+from gpt_jax.data.subset import sample_rows
+
+TEST_FRACTION, MOST_TEST_ROWS = 0.05, 1000
+
+
+def train_test_split(
+    rows: list[dict],
+    seed: int = 0,
+    test_fraction: float = TEST_FRACTION,
+    most_test_rows: int = MOST_TEST_ROWS,
+) -> tuple[list[dict], list[dict]]:
+    """Divides canonical rows by a hash of their first user turn (or text).
+
+    Whether a row is a test row depends on nothing but how it begins and the seed, so any two files
+    on the same questions are divided alike. Of a large source fewer test rows are used,
+    `most_test_rows` that another hash chooses; the others are not trained on either. Rows keep
+    their order.
+    """
+    train, test = [], []
+    for row in rows:
+        held_out = _share(f"{seed} {_opening(row)}") < test_fraction
+        (test if held_out else train).append(row)
+    return train, sample_rows(test, most_test_rows, seed)
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that the text alone decides."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _opening(row: dict) -> str:
+    if "text" in row:
+        return row["text"]
+    turns = row.get("messages") or row["prompt"]
+    return next(turn["content"] for turn in turns if turn["role"] == "user")

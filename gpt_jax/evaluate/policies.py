@@ -1,0 +1,130 @@
+"""Policies that come from one finetuned model, against it: what RLHF adds to a task's own scores.
+
+Each is also scored by the reward model, and measured by how far it has moved: its KL divergence
+from the finetuned model, and its entropy. Between them stands best-of-n: of n answers of the
+finetuned model the one that the reward model likes best, which moves as far as log n - (n-1)/n
+nats at most (Stiennon et al. 2020, G.3), and needs no training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt_jax.data.left_out import LeftOut
+from gpt_jax.data.packing import pad_prompt_records
+from gpt_jax.evaluate import answers
+from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
+from gpt_jax.evaluate.task import Performance, evaluate_task, judge
+from gpt_jax.generate.sampler import Rollout
+from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.text import TextModel
+from gpt_jax.rl.rewards import Reward
+from gpt_jax.tasks.task import Task
+
+
+class Policies(NamedTuple):
+    """What is compared.
+
+    Attributes:
+      finetuned: what the others are measured from.
+      base: what it was finetuned from, in its own layout.
+      learned: what was learned from the reward, in the finetuned model's layout and shape.
+      reward: a reward model's, which reads the finetuned model's tokens.
+    """
+
+    finetuned: TextModel
+    base: TextModel
+    learned: TextModel
+    reward: Reward
+
+
+def compare(
+    policies: Policies,
+    task: Task,
+    rows: Sequence[dict],
+    sampling: Sampling,
+    left_out: LeftOut,
+) -> tuple[list[dict], dict[str, Performance]]:
+    """All policies on the same prompts.
+
+    Args:
+      policies: what is compared.
+      task: what is asked; without a score of its own the reward model's decides who wins.
+      rows: of the task.
+      sampling: how each answers; its n is that of best-of-n.
+      left_out: counts the prompts that had to be shortened.
+
+    Returns:
+      What a report shows of each (its name, gold, reward, the difference from SFT and the win rate
+      against it, correct, kl_from_sft, length, entropy), and the answers, by name.
+    """
+    sft, n = policies.finetuned, sampling.n
+    # One more, so that best-of-n meets answers that it was not chosen from.
+    more = dataclasses.replace(sampling, n=n + 1)
+    found = evaluate_task({"base": policies.base}, task, sampling, rows)
+    found |= evaluate_task({"SFT": sft}, task, more, rows)
+    prompts = pad_prompt_records(
+        [{"prompt": task.prompt(row)} for row in rows],
+        sft.tokenizer,
+        sft.config.context_length - sampling.max_new_tokens,
+        left_out,
+        "held-out prompts",
+    )
+
+    def behind_prompts(performance: Performance) -> list[Rollout]:
+        return [
+            answers.behind(prompts, group, sft.tokenizer, sampling.max_new_tokens)
+            for group in performance.completions_AN
+        ]
+
+    def rewards_of(name: str) -> np.ndarray:
+        groups = behind_prompts(found[name])
+        return np.array([answers.score(group, policies.reward, sft.mesh) for group in groups])
+
+    rewards = {"base": rewards_of("base"), "SFT": rewards_of("SFT")}
+    best = f"best-of-{n}"
+    chosen_N, candidates_AN = rewards["SFT"][:n].argmax(axis=0), found["SFT"].completions_AN
+    found[best] = judge(task, rows, [[candidates_AN[a][i] for i, a in enumerate(chosen_N)]])
+    found |= evaluate_task({"PPO": policies.learned}, task, sampling, rows)
+    rewards |= {best: rewards_of(best), "PPO": rewards_of("PPO")}
+
+    moved = {best: {"kl": float(np.log(n) - (n - 1) / n)}}
+    for name, model in (("SFT", sft), ("PPO", policies.learned)):
+        (group, *_) = behind_prompts(found[name])
+        moved[name] = answers.divergence(
+            sft.config, model.params, sft.params, group, sampling.temperature, sft.mesh
+        )
+    clusters = [task.cluster(row) for row in rows] if task.cluster else None
+    scores = {name: one.scores_AN for name, one in found.items()} if task.score else rewards
+
+    def against_sft(name: str) -> dict:
+        """The difference of a model's scores from SFT's, prompt by prompt, and who wins."""
+        ours, theirs, meets = scores[name], scores["SFT"], True
+        if name == "SFT":
+            return {"win_rate_vs_sft": None}
+        result = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
+        if name == best:
+            ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
+            meets = np.eye(n + 1)[:, :, None]
+        result |= win_rate(ours, theirs, clusters, meets_ABN=meets)._asdict()
+        return {f"{key}_vs_sft": value for key, value in result.items()}
+
+    def row_of(name: str) -> dict:
+        one = found[name]
+        # The answers to one prompt are averaged before anything is resampled.
+        return {
+            "name": name,
+            "gold": mean_interval(one.scores_AN.mean(0), clusters) if task.score else None,
+            "reward": mean_interval(rewards[name].mean(0), clusters),
+            **against_sft(name),
+            "correct": float(one.correct_AN.mean()) if task.correct else None,
+            "kl_from_sft": moved.get(name, {}).get("kl"),
+            "length": float(one.lengths_AN.mean()),
+            "entropy": moved.get(name, {}).get("entropy"),
+        }
+
+    return [row_of(name) for name in found], found

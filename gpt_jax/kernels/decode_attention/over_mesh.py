@@ -1,0 +1,54 @@
+"""Decoding over a mesh: every device reads the rows and the heads of the cache that it holds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from gpt_jax.kernels.decode_attention import api
+from gpt_jax.parallel import rules
+
+
+def decode_attention(
+    q_BTNH: jax.Array,
+    k_LBSKH: jax.Array,
+    v_LBSKH: jax.Array,
+    *,
+    layer: jax.Array | int,
+    lengths_B: jax.Array | int,
+    q_segment_ids_BT: jax.Array,
+    kv_segment_ids_BS: jax.Array,
+    **options,
+) -> jax.Array:
+    """`api.decode_attention` of one layer of a contiguous cache, over the
+    mesh in use: rows over the batch axes, and heads over `tensor` if it divides both kinds."""
+
+    def local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, q_ids_BT, kv_ids_BS):
+        return api.decode_attention(
+            q_BTNH,
+            k_LBSKH,
+            v_LBSKH,
+            layer=layer,
+            lengths_B=lengths_B,
+            q_segment_ids_BT=q_ids_BT,
+            kv_segment_ids_BS=kv_ids_BS,
+            **options,
+        )
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        logical = ("layers", "batch", None, "heads", None)
+        _, batch, _, heads, _ = rules.fitting(mesh, k_LBSKH.shape, logical)
+        rows, one_length = rules.partition_spec((batch,)), jnp.ndim(lengths_B) == 0
+        q = rules.partition_spec((batch, None, heads, None))
+        cache = rules.partition_spec((None, batch, None, heads, None))
+        whole = PartitionSpec()
+        local = jax.shard_map(
+            local,
+            in_specs=(q, cache, cache, whole, whole if one_length else rows, rows, rows),
+            out_specs=q,
+            check_vma=False,
+        )
+    ids = (q_segment_ids_BT, kv_segment_ids_BS)
+    return local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, *ids)

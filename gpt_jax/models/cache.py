@@ -1,0 +1,85 @@
+"""The decoder's key/value cache, in which every row stands at a place of its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MAX_DECODE_TOKENS = 8  # with a cache, so few new tokens are bound by reading it
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far, row b's in `[0, index_B[b])` of the S axis.
+
+    Rows may stand at different places, so that requests of any length can share a cache.
+
+    Attributes:
+      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
+        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
+      values_LBSI: in the compute dtype.
+      segment_ids_BS: int32; 0 hides an entry (padding).
+      index_B: int32, where the next tokens of every row are written.
+    """
+
+    keys_LBSI: jax.Array
+    values_LBSI: jax.Array
+    segment_ids_BS: jax.Array
+    index_B: jax.Array
+
+
+def write(
+    entries_BS: jax.Array, new_BT: jax.Array, index_B: jax.Array, *layer: jax.Array
+) -> jax.Array:
+    """The entries with T new ones in every row, row b's from `index_B[b]` on.
+
+    Only these are written: XLA updates carried stacks in place. A few tokens are scattered one by
+    one, with hints without which a CPU takes 30 times as long, and those beyond the end are
+    dropped. Many are one window per row, for which a TPU needs no second stack.
+
+    Args:
+      entries_BS: of any further axes; with a `layer` there is an axis of layers in front.
+      new_BT: of the same further axes.
+      index_B: int32.
+    """
+    B, T = new_BT.shape[:2]
+    new_BT = new_BT.astype(entries_BS.dtype)
+    if T <= MAX_DECODE_TOKENS:
+        rows_B1, places_BT = jnp.arange(B)[:, None], index_B[:, None] + jnp.arange(T)
+        return entries_BS.at[(*layer, rows_B1, places_BT)].set(
+            new_BT, indices_are_sorted=True, unique_indices=True, mode="drop"
+        )
+
+    def window(row_S, new_T, index):
+        new_T = new_T[(None,) * len(layer)]
+        at = (*layer, index, *[0] * (new_T.ndim - len(layer) - 1))
+        return jax.lax.dynamic_update_slice(row_S, new_T, at)
+
+    rows = len(layer)  # the axis of them
+    return jax.vmap(window, in_axes=(rows, 0, 0), out_axes=rows)(entries_BS, new_BT, index_B)
+
+
+def align(
+    entries: tuple[jax.Array, jax.Array, jax.Array], index_B: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Moves every row's entries along S until all rows end where the longest does.
+
+    The attention kernels take one offset for all rows. What a row is moved by comes round from
+    its end to its start, where segment 0 hides it.
+
+    Args:
+      entries: k_BSKH, v_BSKH and their segment_ids_BS.
+      index_B: int32, where every row's queries begin.
+
+    Returns:
+      The entries moved, and the int32 scalar at which the queries of all rows begin.
+    """
+    k_BSKH, v_BSKH, segment_ids_BS = entries
+    index = index_B.max()
+    places_BS = jnp.arange(k_BSKH.shape[1]) - (index - index_B)[:, None]
+    k_BSKH, v_BSKH, moved_BS = (
+        jax.vmap(lambda row, places: row[places])(x, places_BS % k_BSKH.shape[1])
+        for x in (k_BSKH, v_BSKH, segment_ids_BS)
+    )
+    return (k_BSKH, v_BSKH, jnp.where(places_BS < 0, 0, moved_BS)), index

@@ -1,0 +1,102 @@
+"""The files of a downloaded model; tensors lie in them until they are used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from gpt_jax.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+# What a weight may be stored as; masks and quantized weights are of other types.
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; download it again")
+    return value
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of the *.safetensors files in a folder, by name.
+
+    Where there is an index, it says which files they are: others beside them are stale.
+
+    Raises:
+      UserError: naming the file that is missing or broken, or the tensor that two files have.
+    """
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no *.safetensors file; download the weights in that format.")
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        found = read_safetensors(file)
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise UserError(
+                f"{folder}: {file.name} has {twice[0]}, and so has a file before it; remove the "
+                f"file that is stale, or add the model's {INDEX}"
+            )
+        tensors |= found
+    return tensors
+
+
+def _read_shards(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors that the index names, from the files that it names."""
+    files = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise UserError(f"{folder / INDEX} has no weight_map; download it again")
+    tensors: dict[str, np.ndarray] = {}
+    for file in sorted(set(files.values())):
+        found = read_safetensors(folder / file)
+        expected = {name for name in files if files[name] == file}
+        if wrong := sorted(found.keys() ^ expected):
+            raise UserError(
+                f"{folder}: {wrong[0]} is in only one of {file} and {INDEX}; download both again"
+            )
+        tensors |= found
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of one file (https://github.com/huggingface/safetensors#format).
+
+    Eight bytes are the length of a JSON header; after it lie the tensors, little-endian and in C
+    order. The package's own NumPy reader knows no bfloat16.
+
+    Returns:
+      Memory-mapped arrays; those of no floating-point type as their bytes.
+
+    Raises:
+      UserError: naming a file that is missing or not whole.
+    """
+    try:
+        data = np.memmap(path, np.uint8, "r")
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = json.loads(data[8:start].tobytes())
+        header.pop("__metadata__", None)
+        return {name: _tensor(data[start:], entry) for name, entry in header.items()}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; download it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}); download it again"
+        ) from error
+
+
+def _tensor(data: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
+    begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end <= data.size:
+        raise ValueError(f"it ends before byte {end} of its tensors")
+    if entry["dtype"] not in FLOATS:
+        return data[begin:end]
+    return data[begin:end].view(FLOATS[entry["dtype"]]).reshape(entry["shape"])

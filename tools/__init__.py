@@ -1,0 +1,1 @@
+"""Commands about the code itself: what it needs, how fast it is, what it survives."""
