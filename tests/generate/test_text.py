@@ -24,7 +24,7 @@ SHORT = Sampling(max_new_tokens=8, seed=3)
 
 @pytest.fixture(scope="module")
 def model() -> TextModel:
-    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=276)
+    tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, vocab_size=280)
     # More ids than the tokenizer has, as some published models do.
     config = ModelConfig(vocab_size=288, context_length=64, width=16, layers=1, heads=2)
     params = jax.tree.map(lambda x: 5.0 * x, init(config, jax.random.key(0)))

@@ -3,18 +3,21 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from experiments import ppo
 from gpt_jax import keys
+from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Tokens, pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate import generate
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.metrics import read_metrics
+from gpt_jax.metrics import mean, read_metrics
 from gpt_jax.models import (
     axes_of,
     contract,
@@ -27,14 +30,17 @@ from gpt_jax.models import (
 )
 from gpt_jax.parallel import rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.rl.actor_critic import ActorCritic
+from gpt_jax.rl.iteration import Inputs
+from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train import state as states
-from gpt_jax.train.checkpoint import load_model
+from gpt_jax.train.checkpoint import Checkpoints, load_model, save_model_files
 from gpt_jax.train.gradient import GradientRecipe, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer
-from gpt_jax.train.stage import TrainConfig
+from gpt_jax.train.stage import LoopConfig, TrainConfig
 from gpt_jax.train.state import TrainState
 from tests import tiny
 from tests.models.lstm import LSTM
@@ -164,6 +170,41 @@ def test_tables_of_two_models_are_joined_and_must_agree():
     contract.logical_axes.register(other)(lambda model: {"gates": (None, None)})
     with pytest.raises(ValueError, match="gates has axes"):
         axes_of(MODEL, other())
+
+
+def test_ppo_with_a_policy_and_a_value_model_of_different_types(tmp_path):
+    """An iteration on a mesh; of its folder the policy is read, though nobody knows the other."""
+    recipe = ppo.PPO(
+        episodes=8,
+        epochs=1,
+        minibatches=2,
+        max_new_tokens=6,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        train=LoopConfig(steps=1),
+    )
+    shapes = ActorCritic(MODEL, tiny.MODEL)
+    made = ppo.functions(recipe, shapes, model_scoring(tiny.MODEL), 1)
+    mesh = make_mesh(EIGHT)
+    make = functools.partial(states.create, mesh=mesh, axes=made.axes)
+    with jax.set_mesh(mesh):
+        policy = make(lambda: init(MODEL, jax.random.key(0)))
+        key = jax.random.key(1)
+        scorer = make(lambda: init_scorer(tiny.MODEL, init(tiny.MODEL, key), key))
+        state = make(made.init, np.uint32(0), policy, scorer)
+        prompts = pipeline.place(tiny.prompts(np.random.default_rng(0), 8), mesh)
+        frozen = {"reference": policy, "reward": scorer}
+        state, metrics = made.step(state, Inputs(prompts), frozen)
+    metrics = mean(jax.device_get(metrics))
+    assert metrics["skipped"] == 0 and metrics["val/sampler_logprob_gap"] < 1e-4
+    assert np.abs(state.params["policy"]["gates"] - policy["gates"]).max() > 1e-4
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.close()
+    save_model_files(tmp_path, MODEL, Tokenizer.train(["a b"], 261))
+    model, loaded, _ = load_model(tmp_path, mesh)
+    assert model == MODEL
+    chex.assert_trees_all_equal(jax.device_get(loaded), jax.device_get(state.params["policy"]))
 
 
 def test_what_is_no_model_is_named():
