@@ -16,13 +16,14 @@ import pytest
 from experiments import ppo as experiment
 from gpt_jax.data.batches import Tokens
 from gpt_jax.data.config import DataConfig
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.metrics import mean, read_metrics
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
+from gpt_jax.models.heads import axes_of, init_scorer
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.offload import HOST, check_offload, to_host
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
@@ -48,7 +49,7 @@ RECORDS = [
 
 def spoken(texts, stopped):
     """A rollout of NumPy arrays of these completions, one for each of the RECORDS."""
-    prompts = pad_prompt_records(RECORDS, TOKENIZER, 24)
+    prompts = pad_prompt_records(RECORDS, TOKENIZER, 24, LeftOut())
     rows = [
         chat.render_completion(text, stop, TOKENIZER)
         for text, stop in zip(texts, stopped, strict=True)
@@ -185,7 +186,7 @@ def test_a_row_left_out_is_as_if_it_had_not_been_sampled():
 def test_frozen_parameters_on_the_host_make_the_same_update():
     mesh = make_mesh(MeshConfig(data=1, fsdp=2))
     check_offload(mesh)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 10)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 10, axes_of(*MODEL))
     with jax.set_mesh(mesh):
         policy = states.create(tiny.params, mesh=mesh)
         scorer = states.create(
