@@ -39,28 +39,37 @@ def inputs_of(config: Common) -> dict[str, str]:
     return found
 
 
-def record_inputs(folder: Path, config: Common) -> None:
-    """Writes `inputs.json`, or checks that the folder was made from the very same inputs.
+def compare_inputs(folder: Path, config: Common) -> None:
+    """Checks that a run folder, if it is one, was made from the very same inputs; writes nothing.
 
     Raises:
       UserError: naming the first that has changed.
     """
-    path = folder / "inputs.json"
+    distributed.on_main(lambda: _compare(folder, inputs_of(config)))
 
-    def write_or_compare() -> None:
+
+def record_inputs(folder: Path, config: Common) -> None:
+    """Writes `inputs.json`, once `compare_inputs` has nothing against it."""
+
+    def compare_and_write() -> None:
         fresh = inputs_of(config)
-        if not path.is_file():
-            files.write_text(path, json.dumps(fresh, indent=2) + "\n")
-            return
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: it is damaged ({error}); choose another --run-dir") from error
-        for name, number in fresh.items():
-            if old.get(name, number) != number:
-                raise UserError(
-                    f"{folder} was made from another state of {name}, which has changed since; "
-                    "choose another --run-dir, or remove this folder to make it anew"
-                )
+        _compare(folder, fresh)
+        files.write_text(folder / "inputs.json", json.dumps(fresh, indent=2) + "\n")
 
-    distributed.on_main(write_or_compare)
+    distributed.on_main(compare_and_write)
+
+
+def _compare(folder: Path, fresh: dict[str, str]) -> None:
+    path = folder / "inputs.json"
+    if not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: it is damaged ({error}); choose another --run-dir") from error
+    for name, number in fresh.items():
+        if old.get(name, number) != number:
+            raise UserError(
+                f"{folder} was made from another state of {name}, which has changed since; "
+                "choose another --run-dir, or remove this folder to make it anew"
+            )

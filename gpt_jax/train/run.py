@@ -17,6 +17,7 @@ from gpt_jax.report import write_report
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
+from gpt_jax.train.inputs import compare_inputs
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.stop import Stop
@@ -34,6 +35,7 @@ def is_finished(name: str, config: Common) -> bool:
         return False
     if compare_config(folder, name, config):
         return False
+    compare_inputs(folder, config)
     distributed.say(f"{name}: {folder} is already finished")
     return True
 

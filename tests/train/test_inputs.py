@@ -1,0 +1,64 @@
+"""A run folder notices that what it was made from has changed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gpt_jax.data.config import DataConfig
+from gpt_jax.errors import UserError
+from gpt_jax.train import command
+from gpt_jax.train.inputs import compare_inputs, fingerprint, record_inputs
+from gpt_jax.train.record import record_config
+from gpt_jax.train.run import FINISHED, is_finished
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(command.Common):
+    run_dir: str
+    init_from: str | None = None
+
+
+def stage_folder(path, sums="1"):
+    """What `fingerprint` reads of a stage's folder."""
+    (path / "checkpoints" / "10" / "checksums").mkdir(parents=True, exist_ok=True)
+    (path / "checkpoints" / "10" / "checksums" / "metadata").write_text(sums)
+    (path / "model.json").write_text("{}")
+    return path
+
+
+def test_data_that_changed_under_the_same_path_are_named(tmp_path):
+    """Break it: leave `compare_inputs` out of `is_finished`."""
+    text, folder = tmp_path / "text.jsonl", tmp_path / "run"
+    text.write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(99)))
+    config = Config(run_dir=str(folder), data=DataConfig(text=str(text)))
+    record_config(folder, "test", config)
+    record_inputs(folder, config)
+    (folder / FINISHED).touch()
+    assert is_finished("test", config)
+    text.write_text('{"text": "another"}\n')
+    before = (folder / "inputs.json").read_bytes()
+    with pytest.raises(UserError, match="another state of data.text, which has changed since"):
+        is_finished("test", config)
+    with pytest.raises(UserError, match="another state of data.text"):
+        record_inputs(folder, config)
+    assert (folder / "inputs.json").read_bytes() == before
+
+
+def test_an_earlier_stage_that_went_on_is_named(tmp_path):
+    earlier, folder = stage_folder(tmp_path / "earlier"), tmp_path / "run"
+    config = Config(run_dir=str(folder), init_from=str(earlier))
+    record_inputs(folder, config)
+    compare_inputs(folder, config)
+    before = fingerprint(earlier)
+    stage_folder(earlier, sums="2")
+    assert fingerprint(earlier) != before
+    with pytest.raises(UserError, match=f"another state of init_from {earlier}"):
+        compare_inputs(folder, config)
+
+
+def test_a_damaged_record_is_one_sentence(tmp_path):
+    config = Config(run_dir=str(tmp_path))
+    (tmp_path / "inputs.json").write_text("{")
+    with pytest.raises(UserError, match="inputs.json: it is damaged"):
+        compare_inputs(tmp_path, config)
