@@ -47,7 +47,7 @@ def test_demonstrations(row):
     canonical = to_demonstration(row)
     assert canonical == {"messages": [USER, REPLY]}
     assert to_demonstration(canonical) == canonical  # canonical rows are a layout themselves
-    assert to_prompt(row) == {"prompt": [USER]}
+    assert to_prompt(row)["prompt"] == [USER]
 
 
 def test_alpaca_input_follows_the_instruction():
@@ -89,7 +89,7 @@ def test_comparisons(row):
     canonical = to_comparison(row)
     assert canonical == {"prompt": [USER], **PAIR}
     assert to_comparison(canonical) == canonical
-    assert to_prompt(row) == {"prompt": [USER]}
+    assert to_prompt(row)["prompt"] == [USER]
 
 
 def test_ranked_completions_keep_ties_and_marks():
@@ -112,7 +112,7 @@ def test_transcripts():
     whole = {"chosen": f"{TRANSCRIPT} Because.", "rejected": f"{TRANSCRIPT} No."}
     cut = {"prompt": TRANSCRIPT, "chosen": "Because.", "rejected": "No."}
     assert to_comparison(whole) == to_comparison(cut) == {"prompt": TURNS, **PAIR}
-    assert to_prompt(whole) == to_prompt(cut) == {"prompt": TURNS}
+    assert to_prompt(whole)["prompt"] == to_prompt(cut)["prompt"] == TURNS
 
 
 def test_transcripts_that_part_early():
@@ -126,7 +126,7 @@ def test_transcripts_that_part_early():
 
 def test_transcripts_with_silent_turns():
     text = "\n\nHuman: Hi\n\nAssistant:\n\nHuman: Why?\n\nAssistant:"
-    assert to_prompt({"prompt": text}) == {"prompt": [{"role": "user", "content": "Hi\n\nWhy?"}]}
+    assert to_prompt({"prompt": text})["prompt"] == [{"role": "user", "content": "Hi\n\nWhy?"}]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_transcripts_with_silent_turns():
     ],
 )
 def test_prompts(row):
-    assert to_prompt(row) == {"prompt": [USER]}
+    assert to_prompt(row)["prompt"] == [USER]
 
 
 @pytest.mark.parametrize(
