@@ -24,7 +24,8 @@ from gpt_jax.data.batches import Comparisons
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import comparison_length, pad_comparisons, without_empty
 from gpt_jax.data.subset import sample_rows
-from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.errors import UserError
+from gpt_jax.losses.ranking import pairs_of, ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
@@ -85,6 +86,12 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 
     rows, numbers = tensorize(train, "comparisons")
     held_out, _ = tensorize(test, "held-out comparisons")
+    for name, some in (("comparisons", rows), ("held-out comparisons", held_out)):
+        if not pairs_of(some.ranks_BK).any():
+            raise UserError(
+                f"of the {name} that fit in {longest} tokens every one is a tie; give a larger "
+                "--reward.longest, or others"
+            )
     demonstrations, _ = tensorize(
         calibration_rows(config), "demonstrations to calibrate the score on"
     )

@@ -25,14 +25,11 @@ from jax.sharding import Mesh
 
 from experiments import ppo, pretrain, reward, sft
 from gpt_jax import files
-from gpt_jax.data import baselines, sources
-from gpt_jax.data.left_out import DROPPED, LeftOut
-from gpt_jax.data.packing import pad_comparisons, without_empty
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
-from gpt_jax.evaluate.answers import ranking_accuracies
-from gpt_jax.evaluate.statistics import mean_interval
+from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
@@ -40,16 +37,13 @@ from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, run_verdict, write_report, write_samples
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
-from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.prompts import task_of
-from gpt_jax.tasks.task import Task, opening
-from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
+from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.gradient import GradientRecipe
 from gpt_jax.train.launch import look_at, run_stage
-from gpt_jax.train.record import record_config
+from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Stage
@@ -82,12 +76,13 @@ def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
     config.data.check()
     folder = Path(config.run_dir)
-    record_config(folder, "rlhf", config)
+    compare_config(folder, "rlhf", config)
     mesh = make_mesh(config.mesh)
     configs = stage_configs(config)
     unfinished = [name for name in configs if not is_finished(name, configs[name])]
     refuse_stale(configs, unfinished)
     stages = look_ahead(config, configs, unfinished, mesh)
+    record_config(folder, "rlhf", config)  # only now: what cannot work leaves no folder behind
     for name in unfinished:
         stage = stages.pop(name)
         timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
@@ -154,7 +149,7 @@ def look_ahead(
 
     for name in unfinished:
         stages[name] = prepare[name](configs[name])
-    evaluation_prompts(config, task_of(config.data), files.tokenizer, LeftOut())
+    evaluation_rows(config, files.tokenizer, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
     return stages
@@ -191,7 +186,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     preference = model_reward(sft.config, load_params(folder / "reward", mesh))
     task = task_of(config.data)
     left_out = LeftOut()
-    rows = evaluation_prompts(config, task, sft.tokenizer, left_out)
+    rows = evaluation_rows(config, sft.tokenizer, left_out)
     sampling = Sampling(
         max_new_tokens=config.ppo.max_new_tokens,
         temperature=config.ppo.temperature,
@@ -208,7 +203,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "command": command.invocation("rlhf"),
         "models": models,
         "left_out": left_out.entries(),
-        "reward_model": judge_reward_model(config, folder, mesh),
+        "reward_model": judge_reward_model(folder / "reward", config.data, mesh),
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],
@@ -219,54 +214,11 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     }
 
 
-def evaluation_prompts(
-    config: Config, task: Task, tokenizer: Tokenizer, left_out: LeftOut
-) -> list[dict]:
-    """Held-out prompts that fit as turns and as a document, drawn by what they say.
-
-    Raises:
-      UserError: if none fits.
-    """
-    rows = task.rows("test")
+def evaluation_rows(config: Config, tokenizer: Tokenizer, left_out: LeftOut) -> list[dict]:
+    """The held-out prompts that every model answers, drawn by what they say."""
     room = config.pretrain.model.context_length - config.ppo.max_new_tokens
-    layouts = (chat.render_prompt, chat.render_document_prompt)
-    fitting = [
-        row
-        for row in rows
-        if all(chat.shorten(task.prompt(row), tokenizer, room, layout) for layout in layouts)
-    ]
-    left_out.add(DROPPED, "held-out prompts", len(rows), room, len(rows) - len(fitting))
-    if not fitting:
-        raise UserError(
-            f"none of the held-out prompts fits in {room} tokens; give shorter ones, or lower "
-            "--ppo.max-new-tokens"
-        )
-    return sample_rows(fitting, config.evaluate.prompts, config.seed)
-
-
-def judge_reward_model(config: Config, folder: Path, mesh: Mesh) -> dict:
-    """Held-out accuracy beside what needs no model: the longer answer, and a bag of words."""
-    model, tokenizer = load_model_files(folder / "reward")
-    train, test = (config.data.read("comparisons", split) for split in ("train", "test"))
-    longest = trained_length(folder / "reward") or model.context_length
-    # What does not fit was counted by the reward model's stage.
-    padded = pad_comparisons(test, tokenizer, longest, LeftOut())
-    padded, numbers = without_empty(padded, "held-out comparisons", longest)
-    test = [test[n] for n in numbers]
-    correct_P, rows_P = ranking_accuracies(
-        model,
-        load_params(folder / "reward", mesh),
-        padded,
-        mesh,
-    )
-    in_microworld = (config.data.test_comparisons or config.data.comparisons) == sources.MICROWORLD
-    cluster = MICROWORLD.cluster if in_microworld else opening
-    return {
-        "accuracy": mean_interval(correct_P, [cluster(test[row]) for row in rows_P]),
-        "pairs": len(correct_P),
-        "longer_answer_baseline": baselines.longer_answer(test),
-        "bag_of_words_baseline": baselines.bag_of_words(train, test),
-    }
+    rows = policies.fitting_rows(task_of(config.data), tokenizer, room, left_out)
+    return sample_rows(rows, config.evaluate.prompts, config.seed)
 
 
 def compose(name: str, evaluate: Evaluate) -> Config:

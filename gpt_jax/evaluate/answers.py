@@ -11,10 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
-from gpt_jax.data.batches import Comparisons, Prompts, empty_tokens, pad_rows, put
+from gpt_jax.data.batches import Prompts, empty_tokens, put
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.generate.text import Completion
-from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.rl.rewards import HostReward, Reward
@@ -95,26 +94,6 @@ def _divergence(model, params, reference, rollout, temperature):
     logprobs_BC, entropy_BC = completion_logprobs(model, params, rollout, temperature)
     reference_BC, _ = completion_logprobs(model, reference, rollout, temperature)
     return jnp.sum(logprobs_BC - reference_BC, 1), jnp.sum(entropy_BC, 1)
-
-
-def ranking_accuracies(
-    model: ModelConfig, scorer: dict, rows: Comparisons, mesh: Mesh, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """1.0, 0.5 (equal scores) or 0.0 for every comparison of `rows`, and the row that it is of.
-
-    Returns:
-      float64 and int, (pairs,) each.
-    """
-    batch_size += -batch_size % rules.shards(mesh, "batch")
-    rows = pad_rows(rows, batch_size)
-    scores_of = jax.jit(functools.partial(score_comparisons, model))
-    batches = pipeline.in_order(rows, batch_size, mesh)
-    scores_NK = np.concatenate(distributed.fetch([scores_of(scorer, batch) for batch in batches]))
-    ranks_NK = rows.ranks_BK
-    n, i, j = np.nonzero(
-        (ranks_NK[:, :, None] < ranks_NK[:, None, :]) & (ranks_NK[:, :, None] >= 0)
-    )
-    return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
 def _batches(bundle, mesh: Mesh):

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.data.left_out import LeftOut
+from gpt_jax.data.left_out import DROPPED, LeftOut
 from gpt_jax.data.packing import pad_prompt_records
+from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers
 from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
 from gpt_jax.evaluate.task import Performance, evaluate_task, judge
@@ -24,6 +25,8 @@ from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
 from gpt_jax.rl.rewards import Reward
 from gpt_jax.tasks.task import Task
+from gpt_jax.text import chat
+from gpt_jax.text.tokenizer import Tokenizer
 
 
 class Policies(NamedTuple):
@@ -40,6 +43,28 @@ class Policies(NamedTuple):
     base: TextModel
     learned: TextModel
     reward: Reward
+
+
+def fitting_rows(task: Task, tokenizer: Tokenizer, room: int, left_out: LeftOut) -> list[dict]:
+    """The held-out rows whose prompt fits in `room` tokens, as turns and as a document alike.
+
+    Raises:
+      UserError: if none does.
+    """
+    rows = task.rows("test")
+    layouts = (chat.render_prompt, chat.render_document_prompt)
+    fitting = [
+        row
+        for row in rows
+        if all(chat.shorten(task.prompt(row), tokenizer, room, layout) for layout in layouts)
+    ]
+    left_out.add(DROPPED, "held-out prompts", len(rows), room, len(rows) - len(fitting))
+    if not fitting:
+        raise UserError(
+            f"none of the held-out prompts fits in {room} tokens; give shorter ones, or lower "
+            "--ppo.max-new-tokens"
+        )
+    return fitting
 
 
 def compare(

@@ -11,6 +11,13 @@ from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import score_last_token
 
 
+def pairs_of(ranks_BK: jax.Array) -> jax.Array:
+    """pairs_BKK bool, [b, i, j]: whether completion i ranks above j; of NumPy arrays one too."""
+    present_BK = ranks_BK >= 0
+    better_BKK = ranks_BK[:, :, None] < ranks_BK[:, None, :]
+    return better_BKK & present_BK[:, :, None] & present_BK[:, None, :]
+
+
 def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
     """-log sigmoid(r_better - r_worse), a prompt's comparisons weighing 1 together.
 
@@ -27,9 +34,7 @@ def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
       denominator: number of prompts that have a comparison.
       metrics: `accuracy` and `margin` per comparison, `mean_reward` per completion.
     """
-    present_BK = ranks_BK >= 0
-    better_BKK = ranks_BK[:, :, None] < ranks_BK[:, None, :]  # [b, i, j]: i ranks above j
-    pairs_BKK = better_BKK & present_BK[:, :, None] & present_BK[:, None, :]
+    present_BK, pairs_BKK = ranks_BK >= 0, pairs_of(ranks_BK)
     margin_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
     nll_BKK = jnp.where(pairs_BKK, jax.nn.softplus(-margin_BKK), 0.0)
     pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
