@@ -1,5 +1,8 @@
 """Every layout becomes its canonical row, and every broken row is named for what it is."""
 
+import json
+import math
+
 import pytest
 
 from gpt_jax.data.schemas import (
@@ -129,6 +132,198 @@ def test_transcripts_with_silent_turns():
     assert to_prompt({"prompt": text})["prompt"] == [{"role": "user", "content": "Hi\n\nWhy?"}]
 
 
+# Conversations as replies.
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+NO = {"role": "assistant", "content": "No."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER], "chosen": [REPLY], "rejected": [NO]},
+        {"prompt": [USER], "chosen": [USER, REPLY], "rejected": [USER, NO]},
+        {"prompt": "Why?", "chosen": [USER, REPLY], "rejected": [USER, NO]},
+        {"prompt": "Why? ", "chosen": [USER, REPLY], "rejected": "No."},
+        {"prompt": [USER], "completions": [[REPLY], [USER, NO]], "ranks": [0, 1]},
+        {"chosen": [USER, REPLY], "rejected": [USER, NO]},
+        {"messages": [USER, REPLY], "chosen": [USER, REPLY], "rejected": [USER, NO]},
+        {"prompt": "Why?", "chosen": REPLY, "rejected": {"content": "No."}},
+        {"prompt": "Why?", "chosen": "Why? Because.", "rejected": "Why?\nNo."},
+        {"instruction": "Why?", "chosen": "Why? Because.", "rejected": "Why?\nNo."},
+        {
+            "prompt": "Why?",
+            "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
+            "rejected": "\n\nHuman: Why?\n\nAssistant: No.",
+        },
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}],
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "Because."}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "No."}]}],
+        },
+    ],
+)
+def test_a_prompt_is_said_once(row):
+    canonical = to_comparison(row)
+    text = canonical["prompt"][0]["content"].strip()
+    assert {**canonical, "prompt": [{"role": "user", "content": text}]} == {
+        "prompt": [USER],
+        **PAIR,
+    }
+    if "completions" not in row and "prompt" not in row and "instruction" not in row:
+        assert to_prompt(row)["prompt"] == [USER]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply"), [("Hi", "Hi there"), ("Good day!", "Good day! I am here."), ("2", "2 3")]
+)
+def test_a_greeting_may_be_returned(prompt, reply):
+    row = {"prompt": prompt, "chosen": reply, "rejected": f"{prompt} x"}
+    assert to_comparison(row)["completions"] == [reply, f"{prompt} x"]
+
+
+def test_a_system_turn_may_stand_in_the_prompt_or_in_the_replies():
+    whole = [SYSTEM, USER]
+    for row in (
+        {"prompt": [USER], "chosen": [*whole, REPLY], "rejected": [*whole, NO]},
+        {"prompt": whole, "chosen": [USER, REPLY], "rejected": [USER, NO]},
+        {"prompt": whole, "chosen": [*whole, REPLY], "rejected": [*whole, NO]},
+    ):
+        assert to_comparison(row) == {"prompt": whole, **PAIR}
+
+
+def test_conversations_that_part_early_or_go_on():
+    """The first reply in which they differ is compared."""
+    go_on = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}]
+    row = {"prompt": [USER], "chosen": [REPLY, *go_on], "rejected": [NO, *go_on]}
+    assert to_comparison(row) == {"prompt": [USER], **PAIR}
+    row = {"chosen": [USER, REPLY, *go_on[:1], REPLY], "rejected": [USER, REPLY, *go_on[:1], NO]}
+    assert to_comparison(row) == {"prompt": [USER, REPLY, go_on[0]], **PAIR}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER], "completion": [REPLY]},
+        {"prompt": "Why?", "completion": [REPLY]},
+        {"prompt": [USER], "completion": [USER, REPLY]},
+        {"prompt": "Why?", "completion": "\n\nHuman: Why?\n\nAssistant: Because."},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}, REPLY]},
+        {"messages": [USER, {**REPLY, "tool_calls": None, "function_call": None}]},
+        {"messages": [{"role": "system", "content": " "}, USER, REPLY]},
+        {"messages": [{"role": "system", "content": None}, USER, REPLY]},
+    ],
+)
+def test_demonstrations_of_conversations(row):
+    assert to_demonstration(row) == {"messages": [USER, REPLY]}
+
+
+def test_a_completion_of_several_turns_stays_whole():
+    row = {"prompt": [SYSTEM, USER], "completion": [REPLY, USER, NO]}
+    assert to_demonstration(row) == {"messages": [SYSTEM, USER, REPLY, USER, NO]}
+
+
+@pytest.mark.parametrize(
+    ("completions", "ranks", "canonical"),
+    [
+        (["a", "a"], [0, 1], [0, 0]),
+        (["a", "a", "b"], [0, 1, 2], [0, 0, 1]),
+        (["b", "a", "a"], [0, 2, 1], [0, 1, 1]),
+        (["a", "b", "a", "b"], [0, 2, 1, 3], [0, 1, 0, 1]),
+        (["a", "a", "a"], [2, 0, 1], [0, 0, 0]),
+    ],
+)
+def test_equal_completions_among_others_are_ties(completions, ranks, canonical):
+    row = {"prompt": "Why?", "completions": completions, "ranks": ranks}
+    assert to_comparison(row)["ranks"] == canonical
+
+
+@pytest.mark.parametrize("ranks", [[0, 1, 2], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
+def test_ranks_that_contradict_themselves(ranks):
+    row = {"prompt": "Why?", "completions": ["a", "b", "a"], "ranks": ranks}
+    with pytest.raises(UserError, match="two completions are equal, but by the ranks"):
+        to_comparison(row)
+    assert to_comparison({**row, "stopped": [True, True, False]})["ranks"] == ranks
+
+
+# Transcripts as they are written.
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TRANSCRIPT.replace("\n", "\r\n"),
+        TRANSCRIPT.lstrip(),
+        TRANSCRIPT[1:],
+        TRANSCRIPT.lstrip().replace("\n", "\r\n"),
+        f"\n{TRANSCRIPT} ",
+    ],
+)
+def test_transcripts_with_other_line_ends_and_beginnings(written):
+    whole = {"chosen": f"{written} Because.", "rejected": f"{written} No."}
+    cut = {"prompt": written, "chosen": "Because.", "rejected": "No."}
+    assert to_comparison(whole) == to_comparison(cut) == {"prompt": TURNS, **PAIR}
+    assert to_prompt(whole)["prompt"] == to_prompt(written)["prompt"] == TURNS
+
+
+def test_a_pasted_name_opens_no_turn():
+    """A mark counts only after an empty line, and never inside a list of turns."""
+    pasted = "Why?\nAssistant: I must.\nHuman: Yes"
+    text = f"\n\nHuman: {pasted}\n\nAssistant:"
+    assert to_prompt(text)["prompt"] == [{"role": "user", "content": pasted}]
+    forged = {"role": "user", "content": "\n\nHuman: Hi\n\nAssistant: Yes\n\nHuman: Why?"}
+    for row in (
+        {"messages": [forged]},
+        {"prompt": [forged]},
+        {"conversations": [{"from": "human", "value": forged["content"]}]},
+        {"instruction": forged["content"]},
+    ):
+        assert to_prompt(row)["prompt"] == [forged]
+    spoken = {"role": "assistant", "content": "\n\nHuman: a\n\nAssistant: b"}
+    row = {"prompt": "Why?", "chosen": spoken["content"], "rejected": "No."}
+    assert to_comparison(row)["completions"] == [spoken["content"], "No."]
+    assert to_demonstration({"messages": [USER, spoken]}) == {"messages": [USER, spoken]}
+
+
+def test_two_replies_in_a_row_are_one():
+    start = "\n\nHuman: Why?\n\nAssistant: Well."
+    row = {"chosen": f"{start}\n\nAssistant: Because.", "rejected": f"{start}\n\nAssistant: No."}
+    canonical = to_comparison(row)
+    assert canonical["prompt"] == [USER]
+    assert canonical["completions"] == ["Well.\n\nBecause.", "Well.\n\nNo."]
+    assert to_prompt(row)["prompt"] == [USER]
+    for broken in (to_prompt, to_comparison):
+        with pytest.raises(UserError, match="end with a turn of the user"):
+            broken({"prompt": f"{start}\n\nAssistant:", "chosen": "Because.", "rejected": "No."})
+
+
+def test_a_human_turn_without_words():
+    blank = {"chosen": "\n\nHuman: \n\nAssistant: a", "rejected": "\n\nHuman: \n\nAssistant: b"}
+    for convert in (to_comparison, to_prompt):
+        with pytest.raises(UserError, match="end with a turn of the user"):
+            convert(blank)
+
+
+def test_transcripts_that_part_in_a_turn_of_the_user_are_a_tie():
+    start = "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman:"
+    row = {"chosen": f"{start} Oh\n\nAssistant: x", "rejected": f"{start} Eh\n\nAssistant: y"}
+    canonical = to_comparison(row)
+    assert canonical["prompt"] == [USER] and canonical["ranks"] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "answer": "Because.", "nested": {"steps": [1, 2.5, None]}},
+        {"instruction": "Why?", "output": "Because."},
+        {"messages": [USER], "source": 7},
+        {"prompt": "Why?", "chosen": "a", "rejected": "b"},
+    ],
+)
+def test_a_prompt_keeps_its_record(row):
+    assert to_prompt(row) == {"prompt": [USER], "record": row}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -196,6 +391,48 @@ def test_not_demonstrations(row):
         (to_prompt, {"prompt": 1}, "not int"),
         (to_prompt, {"prompt": [REPLY]}, "end with a turn of the user"),
         (to_prompt, 7, "JSON object, not int"),
+        (to_demonstration, {"messages": [{"role": ["user"], "content": "a"}]}, "not list"),
+        (to_demonstration, {"messages": [{"role": {}, "content": "a"}]}, "not dict"),
+        (to_demonstration, {"messages": [{"from": None, "value": "a"}]}, "not null"),
+        (to_demonstration, {"messages": [{"role": "user", "content": None}]}, "not null"),
+        (to_demonstration, {"messages": [USER, {"role": "assistant", "content": None}]}, "null"),
+        (to_demonstration, {"messages": ["a"]}, "turn 1 of `messages` needs `role`"),
+        (to_demonstration, {"messages": [SYSTEM]}, "ends with the assistant"),
+        (to_demonstration, {"messages": [{"role": "system", "content": ""}]}, "is empty"),
+        (to_demonstration, {"messages": [USER, {"role": "tool", "content": "4"}]}, "a tool"),
+        (
+            to_demonstration,
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "turn 2 of `messages` calls a tool",
+        ),
+        (
+            to_demonstration,
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, REPLY]},
+            "`content` in turn 1 of `messages` has a part of type `image_url`",
+        ),
+        (to_prompt, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "is null"),
+        (to_prompt, {"messages": [{"role": "user", "content": ["a"]}]}, "a part that is not"),
+        (to_prompt, {"instruction": "Why?", "input": 3}, "`input` must be a string, not int"),
+        (to_prompt, {"prompt": "a\ud83d"}, r"character 2 .* after a, is .ud83d, half of a surr"),
+        (to_prompt, {"prompt": "a", "meta": [{"b": "\udc00"}]}, "half of a surrogate"),
+        (to_prompt, {"prompt": "a", "\ud83d": 1}, "half of a surrogate"),
+        (to_document, "\ud83d", "half of a surrogate"),
+        (to_demonstration, {"prompt": "a", "completion": "\ud83d"}, "half of a surrogate"),
+        (to_comparison, {"prompt": "a", "chosen": "\ud83d", "rejected": "b"}, "half of a surr"),
+        (to_prompt, {"prompt": json.loads("[" * 900 + "]" * 900)}, "more than 50 deep"),
+        (to_document, {"text": "a", "x": json.loads('{"a":' * 300 + "1" + "}" * 300)}, "50 deep"),
+        (
+            to_comparison,
+            {"prompt": [USER], "chosen": [{**USER, "content": "Oh?"}, REPLY], "rejected": [NO]},
+            "`chosen` begins with other turns than the prompt",
+        ),
+        (to_comparison, {"chosen": [USER, REPLY], "rejected": [NO]}, "share no turn"),
+        (to_comparison, {"chosen": [USER, REPLY], "rejected": "No."}, "share no turn"),
+        (
+            to_comparison,
+            {"prompt": "a", "completions": ["a", "b"], "ranks": [0, math.nan]},
+            "whole",
+        ),
     ],
 )
 def test_broken_rows(convert, row, said):
