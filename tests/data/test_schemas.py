@@ -16,12 +16,8 @@ from gpt_jax.errors import UserError
 
 USER = {"role": "user", "content": "Why?"}
 REPLY = {"role": "assistant", "content": "Because."}
-TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello. What is it?\n\nHuman: Why?\n\nAssistant:"
-TURNS = [
-    {"role": "user", "content": "Hi"},
-    {"role": "assistant", "content": "Hello. What is it?"},
-    USER,
-]
+SYSTEM = {"role": "system", "content": "Be brief."}
+NO = {"role": "assistant", "content": "No."}
 PAIR = {"completions": ["Because.", "No."], "ranks": [0, 1], "stopped": [True, True]}
 
 
@@ -56,6 +52,20 @@ def test_demonstrations(row):
 def test_alpaca_input_follows_the_instruction():
     row = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
     assert to_demonstration(row)["messages"][0]["content"] == "Add.\n\n1 and 2"
+
+
+def test_what_was_said_before():
+    """LLaMA-Factory's `system` and `history`."""
+    said = [SYSTEM, USER, REPLY, {"role": "user", "content": "And?"}]
+    alpaca = {"instruction": "And?", "history": [["Why?", "Because."]], "system": "Be brief."}
+    assert to_prompt(alpaca)["prompt"] == said
+    assert to_demonstration({**alpaca, "output": "So."})["messages"][:4] == said
+    sharegpt = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+    for system in ("", None):
+        row = {"conversations": sharegpt, "system": system}
+        assert to_demonstration(row) == {"messages": [USER, REPLY]}
+    row = {"conversations": sharegpt, "system": "Be brief."}
+    assert to_demonstration(row) == {"messages": [SYSTEM, USER, REPLY]}
 
 
 def test_system_turn():
@@ -109,206 +119,6 @@ def test_equal_completions_are_a_tie():
     row = {"prompt": "Why?", "chosen": "Same.", "rejected": "Same."}
     assert to_comparison(row)["ranks"] == [0, 0]
     assert to_comparison({**row, "chosen_stopped": False})["ranks"] == [0, 1]
-
-
-def test_transcripts():
-    whole = {"chosen": f"{TRANSCRIPT} Because.", "rejected": f"{TRANSCRIPT} No."}
-    cut = {"prompt": TRANSCRIPT, "chosen": "Because.", "rejected": "No."}
-    assert to_comparison(whole) == to_comparison(cut) == {"prompt": TURNS, **PAIR}
-    assert to_prompt(whole)["prompt"] == to_prompt(cut)["prompt"] == TURNS
-
-
-def test_transcripts_that_part_early():
-    """Only the first reply in which they differ is compared."""
-    row = {
-        "chosen": "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman: Ok\n\nAssistant: Bye",
-        "rejected": "\n\nHuman: Why?\n\nAssistant: No.\n\nHuman: Oh\n\nAssistant: Bye",
-    }
-    assert to_comparison(row) == {"prompt": [USER], **PAIR}
-
-
-def test_transcripts_with_silent_turns():
-    text = "\n\nHuman: Hi\n\nAssistant:\n\nHuman: Why?\n\nAssistant:"
-    assert to_prompt({"prompt": text})["prompt"] == [{"role": "user", "content": "Hi\n\nWhy?"}]
-
-
-# Conversations as replies.
-
-SYSTEM = {"role": "system", "content": "Be brief."}
-NO = {"role": "assistant", "content": "No."}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": [USER], "chosen": [REPLY], "rejected": [NO]},
-        {"prompt": [USER], "chosen": [USER, REPLY], "rejected": [USER, NO]},
-        {"prompt": "Why?", "chosen": [USER, REPLY], "rejected": [USER, NO]},
-        {"prompt": "Why? ", "chosen": [USER, REPLY], "rejected": "No."},
-        {"prompt": [USER], "completions": [[REPLY], [USER, NO]], "ranks": [0, 1]},
-        {"chosen": [USER, REPLY], "rejected": [USER, NO]},
-        {"messages": [USER, REPLY], "chosen": [USER, REPLY], "rejected": [USER, NO]},
-        {"prompt": "Why?", "chosen": REPLY, "rejected": {"content": "No."}},
-        {"prompt": "Why?", "chosen": "Why? Because.", "rejected": "Why?\nNo."},
-        {"instruction": "Why?", "chosen": "Why? Because.", "rejected": "Why?\nNo."},
-        {
-            "prompt": "Why?",
-            "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
-            "rejected": "\n\nHuman: Why?\n\nAssistant: No.",
-        },
-        {
-            "prompt": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}],
-            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "Because."}]}],
-            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "No."}]}],
-        },
-    ],
-)
-def test_a_prompt_is_said_once(row):
-    canonical = to_comparison(row)
-    text = canonical["prompt"][0]["content"].strip()
-    assert {**canonical, "prompt": [{"role": "user", "content": text}]} == {
-        "prompt": [USER],
-        **PAIR,
-    }
-    if "completions" not in row and "prompt" not in row and "instruction" not in row:
-        assert to_prompt(row)["prompt"] == [USER]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reply"), [("Hi", "Hi there"), ("Good day!", "Good day! I am here."), ("2", "2 3")]
-)
-def test_a_greeting_may_be_returned(prompt, reply):
-    row = {"prompt": prompt, "chosen": reply, "rejected": f"{prompt} x"}
-    assert to_comparison(row)["completions"] == [reply, f"{prompt} x"]
-
-
-def test_a_system_turn_may_stand_in_the_prompt_or_in_the_replies():
-    whole = [SYSTEM, USER]
-    for row in (
-        {"prompt": [USER], "chosen": [*whole, REPLY], "rejected": [*whole, NO]},
-        {"prompt": whole, "chosen": [USER, REPLY], "rejected": [USER, NO]},
-        {"prompt": whole, "chosen": [*whole, REPLY], "rejected": [*whole, NO]},
-    ):
-        assert to_comparison(row) == {"prompt": whole, **PAIR}
-
-
-def test_conversations_that_part_early_or_go_on():
-    """The first reply in which they differ is compared."""
-    go_on = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}]
-    row = {"prompt": [USER], "chosen": [REPLY, *go_on], "rejected": [NO, *go_on]}
-    assert to_comparison(row) == {"prompt": [USER], **PAIR}
-    row = {"chosen": [USER, REPLY, *go_on[:1], REPLY], "rejected": [USER, REPLY, *go_on[:1], NO]}
-    assert to_comparison(row) == {"prompt": [USER, REPLY, go_on[0]], **PAIR}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": [USER], "completion": [REPLY]},
-        {"prompt": "Why?", "completion": [REPLY]},
-        {"prompt": [USER], "completion": [USER, REPLY]},
-        {"prompt": "Why?", "completion": "\n\nHuman: Why?\n\nAssistant: Because."},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}, REPLY]},
-        {"messages": [USER, {**REPLY, "tool_calls": None, "function_call": None}]},
-        {"messages": [{"role": "system", "content": " "}, USER, REPLY]},
-        {"messages": [{"role": "system", "content": None}, USER, REPLY]},
-    ],
-)
-def test_demonstrations_of_conversations(row):
-    assert to_demonstration(row) == {"messages": [USER, REPLY]}
-
-
-def test_a_completion_of_several_turns_stays_whole():
-    row = {"prompt": [SYSTEM, USER], "completion": [REPLY, USER, NO]}
-    assert to_demonstration(row) == {"messages": [SYSTEM, USER, REPLY, USER, NO]}
-
-
-@pytest.mark.parametrize(
-    ("completions", "ranks", "canonical"),
-    [
-        (["a", "a"], [0, 1], [0, 0]),
-        (["a", "a", "b"], [0, 1, 2], [0, 0, 1]),
-        (["b", "a", "a"], [0, 2, 1], [0, 1, 1]),
-        (["a", "b", "a", "b"], [0, 2, 1, 3], [0, 1, 0, 1]),
-        (["a", "a", "a"], [2, 0, 1], [0, 0, 0]),
-    ],
-)
-def test_equal_completions_among_others_are_ties(completions, ranks, canonical):
-    row = {"prompt": "Why?", "completions": completions, "ranks": ranks}
-    assert to_comparison(row)["ranks"] == canonical
-
-
-@pytest.mark.parametrize("ranks", [[0, 1, 2], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
-def test_ranks_that_contradict_themselves(ranks):
-    row = {"prompt": "Why?", "completions": ["a", "b", "a"], "ranks": ranks}
-    with pytest.raises(UserError, match="two completions are equal, but by the ranks"):
-        to_comparison(row)
-    assert to_comparison({**row, "stopped": [True, True, False]})["ranks"] == ranks
-
-
-# Transcripts as they are written.
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        TRANSCRIPT.replace("\n", "\r\n"),
-        TRANSCRIPT.lstrip(),
-        TRANSCRIPT[1:],
-        TRANSCRIPT.lstrip().replace("\n", "\r\n"),
-        f"\n{TRANSCRIPT} ",
-    ],
-)
-def test_transcripts_with_other_line_ends_and_beginnings(written):
-    whole = {"chosen": f"{written} Because.", "rejected": f"{written} No."}
-    cut = {"prompt": written, "chosen": "Because.", "rejected": "No."}
-    assert to_comparison(whole) == to_comparison(cut) == {"prompt": TURNS, **PAIR}
-    assert to_prompt(whole)["prompt"] == to_prompt(written)["prompt"] == TURNS
-
-
-def test_a_pasted_name_opens_no_turn():
-    """A mark counts only after an empty line, and never inside a list of turns."""
-    pasted = "Why?\nAssistant: I must.\nHuman: Yes"
-    text = f"\n\nHuman: {pasted}\n\nAssistant:"
-    assert to_prompt(text)["prompt"] == [{"role": "user", "content": pasted}]
-    forged = {"role": "user", "content": "\n\nHuman: Hi\n\nAssistant: Yes\n\nHuman: Why?"}
-    for row in (
-        {"messages": [forged]},
-        {"prompt": [forged]},
-        {"conversations": [{"from": "human", "value": forged["content"]}]},
-        {"instruction": forged["content"]},
-    ):
-        assert to_prompt(row)["prompt"] == [forged]
-    spoken = {"role": "assistant", "content": "\n\nHuman: a\n\nAssistant: b"}
-    row = {"prompt": "Why?", "chosen": spoken["content"], "rejected": "No."}
-    assert to_comparison(row)["completions"] == [spoken["content"], "No."]
-    assert to_demonstration({"messages": [USER, spoken]}) == {"messages": [USER, spoken]}
-
-
-def test_two_replies_in_a_row_are_one():
-    start = "\n\nHuman: Why?\n\nAssistant: Well."
-    row = {"chosen": f"{start}\n\nAssistant: Because.", "rejected": f"{start}\n\nAssistant: No."}
-    canonical = to_comparison(row)
-    assert canonical["prompt"] == [USER]
-    assert canonical["completions"] == ["Well.\n\nBecause.", "Well.\n\nNo."]
-    assert to_prompt(row)["prompt"] == [USER]
-    for broken in (to_prompt, to_comparison):
-        with pytest.raises(UserError, match="end with a turn of the user"):
-            broken({"prompt": f"{start}\n\nAssistant:", "chosen": "Because.", "rejected": "No."})
-
-
-def test_a_human_turn_without_words():
-    blank = {"chosen": "\n\nHuman: \n\nAssistant: a", "rejected": "\n\nHuman: \n\nAssistant: b"}
-    for convert in (to_comparison, to_prompt):
-        with pytest.raises(UserError, match="end with a turn of the user"):
-            convert(blank)
-
-
-def test_transcripts_that_part_in_a_turn_of_the_user_are_a_tie():
-    start = "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman:"
-    row = {"chosen": f"{start} Oh\n\nAssistant: x", "rejected": f"{start} Eh\n\nAssistant: y"}
-    canonical = to_comparison(row)
-    assert canonical["prompt"] == [USER] and canonical["ranks"] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -428,6 +238,11 @@ def test_not_demonstrations(row):
         ),
         (to_comparison, {"chosen": [USER, REPLY], "rejected": [NO]}, "share no turn"),
         (to_comparison, {"chosen": [USER, REPLY], "rejected": "No."}, "share no turn"),
+        (
+            to_comparison,
+            {"prompt": [USER, REPLY, USER], "chosen": [USER, REPLY, USER], "rejected": [NO]},
+            "`chosen` has no reply after the prompt",
+        ),
         (
             to_comparison,
             {"prompt": "a", "completions": ["a", "b"], "ranks": [0, math.nan]},

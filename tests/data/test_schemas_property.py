@@ -22,6 +22,7 @@ ROWS = [
     {"messages": TURNS, "label": True},
     {"conversations": SHAREGPT},
     {"instruction": "Why?", "input": "", "output": "Because."},
+    {"instruction": "Why?", "output": "b", "history": [["a", "b"]], "system": "Be brief."},
     {"instruction": "Why?", "instances": [{"input": "a", "output": "b"}]},
     {"prompt": "Why?", "completion": "Because."},
     {"prompt": TURNS[:2], "completion": TURNS[2:]},
