@@ -26,10 +26,7 @@ def follow(prompt: list[dict], replies: dict) -> tuple[list[dict], list[str]]:
     texts = list(replies.values())
     if texts and all(isinstance(text, str) for text in texts):
         return _follow_strings(prompt, texts)
-    found = split([conversation(prompt, value, name) for name, value in replies.items()])
-    if found is None:
-        raise UserError(f"{_named(replies)} share no turn of the user, so there is no prompt")
-    return found
+    return _split([conversation(prompt, value, name) for name, value in replies.items()], replies)
 
 
 def follow_transcripts(replies: dict) -> tuple[list[dict], list[str]]:
@@ -40,10 +37,8 @@ def follow_transcripts(replies: dict) -> tuple[list[dict], list[str]]:
                 f"without a `prompt`, `{name}` must be a transcript that begins with "
                 f'"\\n\\nHuman:" and holds "\\n\\nAssistant:", or a list of turns'
             )
-    found = split([transcripts.parse(text) for text in replies.values()])
-    if found is None:
-        raise UserError(f"{_named(replies)} share no turn of the user, so there is no prompt")
-    return transcripts.without_silence(found[0]), found[1]
+    shared, texts = _split([transcripts.parse(text) for text in replies.values()], replies)
+    return transcripts.without_silence(shared), texts
 
 
 def split(conversations: list[list[dict]]) -> tuple[list[dict], list[str]] | None:
@@ -63,6 +58,14 @@ def split(conversations: list[list[dict]]) -> tuple[list[dict], list[str]] | Non
     return None
 
 
+def _split(conversations: list[list[dict]], replies: dict) -> tuple[list[dict], list[str]]:
+    found = split(conversations)
+    if found is None:
+        named = " and ".join(f"`{name}`" for name in replies)
+        raise UserError(f"{named} share no turn of the user, so there is no prompt")
+    return found
+
+
 def _follow_strings(prompt: list[dict], texts: list[str]) -> tuple[list[dict], list[str]]:
     if all(transcripts.is_transcript(text) for text in texts):
         shared, rest = split([transcripts.parse(text) for text in texts]) or ([], [])
@@ -77,7 +80,11 @@ def _follow_strings(prompt: list[dict], texts: list[str]) -> tuple[list[dict], l
 
 
 def conversation(prompt: list[dict], value, name: str) -> list[dict]:
-    """The prompt and one reply as turns, the prompt once."""
+    """The prompt and one reply as turns, the prompt once.
+
+    Raises:
+      UserError: the reply is none, or a conversation that begins with other turns than the prompt.
+    """
     if isinstance(value, str):
         return [*prompt, {"role": "assistant", "content": value}]
     if not isinstance(value, dict | list):
@@ -92,6 +99,8 @@ def conversation(prompt: list[dict], value, name: str) -> list[dict]:
         system and own_system and system != own_system
     ):
         raise UserError(f"`{name}` begins with other turns than the prompt")
+    if len(said) == len(asked):
+        raise UserError(f"`{name}` has no reply after the prompt")
     return [*(system or own_system), *asked, *said[len(asked) :]]
 
 
@@ -102,7 +111,3 @@ def _without_system(turns: list[dict]) -> tuple[list[dict], list[dict]]:
 
 def _stripped(turns: list[dict]) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"].strip()) for turn in turns]
-
-
-def _named(replies: dict) -> str:
-    return " and ".join(f"`{name}`" for name in replies)

@@ -13,6 +13,8 @@ A row's layout is known by its keys:
     messages                            chat turns {"role", "content"}
     conversations                       chat turns {"from": human | gpt | system, "value"}
     instruction, input, output          Alpaca; `instances` of self-instruct count as input, output
+    ... with history                    pairs [user, assistant] that were said before
+    system                              beside `conversations` or `instruction`, a system turn
     prompt, completion                  one question, one reply
     prompt                              a string, chat turns, or an hh-rlhf transcript
     ... with chosen, rejected           two replies, the better one first
@@ -26,7 +28,13 @@ hh-rlhf transcript (see `transcripts`). No turn's content is ever read as a tran
 """
 
 from gpt_jax.data import transcripts
-from gpt_jax.data.messages import NotADemonstration, check_prompt, check_turns, read_turns
+from gpt_jax.data.messages import (
+    NotADemonstration,
+    check_prompt,
+    check_turns,
+    read_text,
+    read_turns,
+)
 from gpt_jax.data.replies import conversation, follow, follow_transcripts
 from gpt_jax.data.values import check_row, keys_of, kind_of, list_at, object_of, text_at
 from gpt_jax.errors import UserError
@@ -136,7 +144,7 @@ def _prompt(row: dict) -> list[dict]:
     if "prompt" in row:
         turns = _parse_prompt(row)
     elif "instruction" in row:
-        turns = [{"role": "user", "content": _instruction(row)}]
+        turns = [*_history(row), {"role": "user", "content": _instruction(row)}]
     elif "messages" in row or "conversations" in row:
         turns = _turns(row)
         turns = turns[:-1] if turns[-1]["role"] == "assistant" else turns
@@ -159,6 +167,22 @@ def _parse_prompt(row: dict) -> list[dict]:
     return [{"role": "user", "content": text}]
 
 
+def _history(row: dict) -> list[dict]:
+    """What LLaMA-Factory's Alpaca rows say before the instruction."""
+    pairs = row.get("history") or []
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise UserError("`history` must be a list of pairs [user, assistant]")
+    roles = ["user", "assistant"] * len(pairs)
+    said = [text for pair in pairs for text in pair]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    return [*_system(row), *(read_turns(turns, "history") if turns else [])]
+
+
+def _system(row: dict) -> list[dict]:
+    text = read_text(row.get("system") or "", "`system`")
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
 def _instruction(row: dict) -> str:
     text, given = text_at(row, "instruction"), _first_instance(row).get("input") or ""
     if not isinstance(given, str):
@@ -178,7 +202,9 @@ def _first_instance(row: dict) -> dict:
 
 def _turns(row: dict) -> list[dict]:
     key = "messages" if "messages" in row else "conversations"
-    return read_turns(list_at(row, key), key)
+    turns = read_turns(list_at(row, key), key)
+    in_front = _system(row) if key == "conversations" and turns[0]["role"] != "system" else []
+    return [*in_front, *turns]
 
 
 def _answered(prompt: list[dict], reply, key: str) -> list[dict]:

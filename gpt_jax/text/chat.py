@@ -9,12 +9,14 @@ byte-level BPE has one token for "Paris" and another for " Paris". `read` takes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from gpt_jax.text.tokenizer import Tokenizer
 
 NEXT_LINE = "\nUser:"  # in a plain document, where what the assistant says is over
+_FORGED = re.compile(r"(?<=[\r\n])(?=(System|User|Assistant):)")  # within a turn
 
 
 class Message(TypedDict):
@@ -73,9 +75,13 @@ def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """The conversation as a plain document for a base model, which never saw the chat tokens."""
+    """The conversation as a plain document for a base model, which never saw the chat tokens.
+
+    A turn begins with its speaker's name at the start of a line. Where a line within a turn begins
+    like that, it is moved in by a space, so that nobody can forge a turn.
+    """
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
-    lines = [f"{names[m['role']]}: {m['content']}\n" for m in messages]
+    lines = [f"{names[m['role']]}: {_FORGED.sub(' ', m['content'])}\n" for m in messages]
     return render_opening("".join(lines) + "Assistant:", tokenizer)
 
 

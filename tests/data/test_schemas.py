@@ -1,5 +1,8 @@
 """Every layout becomes its canonical row, and every broken row is named for what it is."""
 
+import json
+import math
+
 import pytest
 
 from gpt_jax.data.schemas import (
@@ -13,12 +16,8 @@ from gpt_jax.errors import UserError
 
 USER = {"role": "user", "content": "Why?"}
 REPLY = {"role": "assistant", "content": "Because."}
-TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello. What is it?\n\nHuman: Why?\n\nAssistant:"
-TURNS = [
-    {"role": "user", "content": "Hi"},
-    {"role": "assistant", "content": "Hello. What is it?"},
-    USER,
-]
+SYSTEM = {"role": "system", "content": "Be brief."}
+NO = {"role": "assistant", "content": "No."}
 PAIR = {"completions": ["Because.", "No."], "ranks": [0, 1], "stopped": [True, True]}
 
 
@@ -53,6 +52,20 @@ def test_demonstrations(row):
 def test_alpaca_input_follows_the_instruction():
     row = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
     assert to_demonstration(row)["messages"][0]["content"] == "Add.\n\n1 and 2"
+
+
+def test_what_was_said_before():
+    """LLaMA-Factory's `system` and `history`."""
+    said = [SYSTEM, USER, REPLY, {"role": "user", "content": "And?"}]
+    alpaca = {"instruction": "And?", "history": [["Why?", "Because."]], "system": "Be brief."}
+    assert to_prompt(alpaca)["prompt"] == said
+    assert to_demonstration({**alpaca, "output": "So."})["messages"][:4] == said
+    sharegpt = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+    for system in ("", None):
+        row = {"conversations": sharegpt, "system": system}
+        assert to_demonstration(row) == {"messages": [USER, REPLY]}
+    row = {"conversations": sharegpt, "system": "Be brief."}
+    assert to_demonstration(row) == {"messages": [SYSTEM, USER, REPLY]}
 
 
 def test_system_turn():
@@ -108,25 +121,17 @@ def test_equal_completions_are_a_tie():
     assert to_comparison({**row, "chosen_stopped": False})["ranks"] == [0, 1]
 
 
-def test_transcripts():
-    whole = {"chosen": f"{TRANSCRIPT} Because.", "rejected": f"{TRANSCRIPT} No."}
-    cut = {"prompt": TRANSCRIPT, "chosen": "Because.", "rejected": "No."}
-    assert to_comparison(whole) == to_comparison(cut) == {"prompt": TURNS, **PAIR}
-    assert to_prompt(whole)["prompt"] == to_prompt(cut)["prompt"] == TURNS
-
-
-def test_transcripts_that_part_early():
-    """Only the first reply in which they differ is compared."""
-    row = {
-        "chosen": "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman: Ok\n\nAssistant: Bye",
-        "rejected": "\n\nHuman: Why?\n\nAssistant: No.\n\nHuman: Oh\n\nAssistant: Bye",
-    }
-    assert to_comparison(row) == {"prompt": [USER], **PAIR}
-
-
-def test_transcripts_with_silent_turns():
-    text = "\n\nHuman: Hi\n\nAssistant:\n\nHuman: Why?\n\nAssistant:"
-    assert to_prompt({"prompt": text})["prompt"] == [{"role": "user", "content": "Hi\n\nWhy?"}]
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "answer": "Because.", "nested": {"steps": [1, 2.5, None]}},
+        {"instruction": "Why?", "output": "Because."},
+        {"messages": [USER], "source": 7},
+        {"prompt": "Why?", "chosen": "a", "rejected": "b"},
+    ],
+)
+def test_a_prompt_keeps_its_record(row):
+    assert to_prompt(row) == {"prompt": [USER], "record": row}
 
 
 @pytest.mark.parametrize(
@@ -196,6 +201,53 @@ def test_not_demonstrations(row):
         (to_prompt, {"prompt": 1}, "not int"),
         (to_prompt, {"prompt": [REPLY]}, "end with a turn of the user"),
         (to_prompt, 7, "JSON object, not int"),
+        (to_demonstration, {"messages": [{"role": ["user"], "content": "a"}]}, "not list"),
+        (to_demonstration, {"messages": [{"role": {}, "content": "a"}]}, "not dict"),
+        (to_demonstration, {"messages": [{"from": None, "value": "a"}]}, "not null"),
+        (to_demonstration, {"messages": [{"role": "user", "content": None}]}, "not null"),
+        (to_demonstration, {"messages": [USER, {"role": "assistant", "content": None}]}, "null"),
+        (to_demonstration, {"messages": ["a"]}, "turn 1 of `messages` needs `role`"),
+        (to_demonstration, {"messages": [SYSTEM]}, "ends with the assistant"),
+        (to_demonstration, {"messages": [{"role": "system", "content": ""}]}, "is empty"),
+        (to_demonstration, {"messages": [USER, {"role": "tool", "content": "4"}]}, "a tool"),
+        (
+            to_demonstration,
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "turn 2 of `messages` calls a tool",
+        ),
+        (
+            to_demonstration,
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, REPLY]},
+            "`content` in turn 1 of `messages` has a part of type `image_url`",
+        ),
+        (to_prompt, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "is null"),
+        (to_prompt, {"messages": [{"role": "user", "content": ["a"]}]}, "a part that is not"),
+        (to_prompt, {"instruction": "Why?", "input": 3}, "`input` must be a string, not int"),
+        (to_prompt, {"prompt": "a\ud83d"}, r"character 2 .* after a, is .ud83d, half of a surr"),
+        (to_prompt, {"prompt": "a", "meta": [{"b": "\udc00"}]}, "half of a surrogate"),
+        (to_prompt, {"prompt": "a", "\ud83d": 1}, "half of a surrogate"),
+        (to_document, "\ud83d", "half of a surrogate"),
+        (to_demonstration, {"prompt": "a", "completion": "\ud83d"}, "half of a surrogate"),
+        (to_comparison, {"prompt": "a", "chosen": "\ud83d", "rejected": "b"}, "half of a surr"),
+        (to_prompt, {"prompt": json.loads("[" * 900 + "]" * 900)}, "more than 50 deep"),
+        (to_document, {"text": "a", "x": json.loads('{"a":' * 300 + "1" + "}" * 300)}, "50 deep"),
+        (
+            to_comparison,
+            {"prompt": [USER], "chosen": [{**USER, "content": "Oh?"}, REPLY], "rejected": [NO]},
+            "`chosen` begins with other turns than the prompt",
+        ),
+        (to_comparison, {"chosen": [USER, REPLY], "rejected": [NO]}, "share no turn"),
+        (to_comparison, {"chosen": [USER, REPLY], "rejected": "No."}, "share no turn"),
+        (
+            to_comparison,
+            {"prompt": [USER, REPLY, USER], "chosen": [USER, REPLY, USER], "rejected": [NO]},
+            "`chosen` has no reply after the prompt",
+        ),
+        (
+            to_comparison,
+            {"prompt": "a", "completions": ["a", "b"], "ranks": [0, math.nan]},
+            "whole",
+        ),
     ],
 )
 def test_broken_rows(convert, row, said):
