@@ -82,6 +82,7 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
         tokenizer=tokenizer,
         first=first(model),
         loss=loss,
+        kinds=("text",),
     )
 
 

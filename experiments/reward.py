@@ -112,6 +112,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         loss=ranking_loss,
         finish=functools.partial(calibrate, mean_of_demonstrations),
         headline=("loss", "accuracy"),
+        kinds=("comparisons", "demonstrations"),
         left_out=left_out,
         longest=longest,
     )

@@ -67,6 +67,7 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=loss,
+        kinds=("demonstrations",),
         left_out=left_out,
     )
 

@@ -64,7 +64,10 @@ class DataConfig:
 
     def left_out(self, kind: str) -> collections.Counter:
         """How many rows of a kind were left out when they were read, for which reason."""
-        return sum((self._read(kind, split).left_out for split in ("train", "test")), +_NONE)
+        apart = getattr(self, f"test_{kind}") or (kind == "prompts" and self.test_comparisons)
+        # The parts of one source are both counted when it is read, whichever is asked for.
+        splits = ("train", "test") if apart else ("train",)
+        return sum((self._read(kind, split).left_out for split in splits), +_NONE)
 
     def _read(self, kind: str, split: str) -> sources.Read:
         held_out = getattr(self, f"test_{kind}")

@@ -126,6 +126,7 @@ def online_stage(
         ),
         derive=lambda values: {"eps": recipe.episodes / values["seconds_per_step"]},
         headline=("objective/scores", "objective/kl"),
+        kinds=("prompts", "text") if ptx_rows else ("prompts",),
         left_out=left_out,
     )
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.data import pipeline
+from gpt_jax.data.config import DataConfig
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
@@ -48,11 +49,19 @@ def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, A
     return shapes(state, batch, frozen)
 
 
-def save_data_file(folder: Path, name: str, stage: Stage) -> None:
-    """Says what was left out of a stage's data, and writes `data.json` if there is anything."""
+def save_data_file(folder: Path, name: str, stage: Stage, data: DataConfig) -> None:
+    """Says what was left out of a stage's data, and writes `data.json` if there is anything.
+
+    What was left out when files were read has been said then.
+    """
     for sentence in stage.left_out.sentences():
         distributed.say(f"{name}: {sentence}")
-    facts = {"left_out": stage.left_out.entries(), "longest": stage.longest}
+    read = [
+        {"what": f"{reason}, of the {kind}", "count": count}
+        for kind in stage.kinds
+        for reason, count in data.left_out(kind).items()
+    ]
+    facts = {"left_out": read + stage.left_out.entries(), "longest": stage.longest}
     if any(facts.values()):
         text = json.dumps(facts, indent=2) + "\n"
         distributed.on_main(lambda: files.write_text(folder / "data.json", text))
@@ -74,7 +83,7 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     with Run(name, config) as run:
         record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
-        save_data_file(run.folder, name, stage)
+        save_data_file(run.folder, name, stage, config.data)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
             stage.functions.init,

@@ -100,7 +100,8 @@ class Stage:
       finish: applied to the state after the last step, before it is saved and evaluated.
       derive: further metrics, formed from the means (a perplexity, a rate).
       headline: the metrics that the progress bar shows.
-      left_out: what was cut or left out of the data.
+      kinds: of the data that it reads ("text", "comparisons", ...).
+      left_out: what was cut or left out of the data when it was laid out.
       longest: the most tokens of a row, where what reads the model later must know it.
     """
 
@@ -118,5 +119,6 @@ class Stage:
     finish: Callable[[TrainState, dict], TrainState] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {}
     headline: tuple[str, ...] = ("loss",)
+    kinds: tuple[str, ...] = ()
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
     longest: int | None = None

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from gpt_jax.data.config import DataConfig
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.train import command
 from gpt_jax.train.inputs import compare_inputs, fingerprint, record_inputs
+from gpt_jax.train.launch import save_data_file
 from gpt_jax.train.record import record_config
 from gpt_jax.train.run import FINISHED, is_finished
 
@@ -62,3 +65,14 @@ def test_a_damaged_record_is_one_sentence(tmp_path):
     (tmp_path / "inputs.json").write_text("{")
     with pytest.raises(UserError, match="inputs.json: it is damaged"):
         compare_inputs(tmp_path, config)
+
+
+def test_rows_left_out_while_reading_are_in_the_report_too(tmp_path):
+    """Invariant 14. Break it: leave `data.left_out` out of `save_data_file`."""
+    rows = [{"prompt": f"what is {i}?", "completion": "this." * (i % 7 > 0)} for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(demonstrations=str(tmp_path / "a.jsonl"))
+    stage = SimpleNamespace(left_out=LeftOut(), kinds=("demonstrations",), longest=None)
+    save_data_file(tmp_path, "sft", stage, data)
+    (entry,) = json.loads((tmp_path / "data.json").read_text())["left_out"]
+    assert entry["count"] == 29 and "reply is empty" in entry["what"]
