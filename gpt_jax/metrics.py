@@ -20,6 +20,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.files import unwritable, write_text
 
 FILE = "metrics.jsonl"
+# What a line that is no row raises; of an infinite step it is an ArithmeticError.
+_NO_ROW = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
 def mean(metrics: Mapping[str, tuple]) -> dict[str, float]:
@@ -52,14 +54,7 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, float]:
     try:
         row = json.loads(line)
         return {"step": int(row.pop("step"))} | {name: float(value) for name, value in row.items()}
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _NO_ROW as error:
         raise UserError(
             f"{path}, line {number}, is not a row of metrics; delete that line and run again."
         ) from error
