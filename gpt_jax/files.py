@@ -1,9 +1,11 @@
-"""Writing small files so that a run that is killed, or a disk that is full, breaks none."""
+"""Small files: written so that a killed run or a full disk breaks none, and read as one object."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from gpt_jax.errors import UserError
 
@@ -11,6 +13,25 @@ from gpt_jax.errors import UserError
 def cache_folder() -> Path:
     """Where this package keeps what it can make again: `$XDG_CACHE_HOME/gpt_jax`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_jax"
+
+
+def read_json(path: str | Path, mend: str) -> dict[str, Any]:
+    """The one JSON object that a file holds.
+
+    Args:
+      path: of the file.
+      mend: what to do if it is missing or damaged, as the end of a sentence.
+
+    Raises:
+      UserError: naming the file.
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:  # of text that is no UTF-8 a ValueError
+        raise UserError(f"{path} is damaged ({error}); {mend}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is not a JSON object); {mend}")
+    return found
 
 
 def write_text(path: str | Path, text: str) -> None:

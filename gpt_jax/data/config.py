@@ -46,6 +46,11 @@ class DataConfig:
 
     def __post_init__(self):
         check_ranges(self)
+        if self.label_noise and self.comparisons != sources.MICROWORLD:
+            raise UserError(
+                f"data.label_noise flips labels of the {sources.MICROWORLD}'s comparisons, not of "
+                f"{self.comparisons}; leave it out"
+            )
 
     @property
     def has_gold(self) -> bool:
