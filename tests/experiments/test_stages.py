@@ -94,15 +94,6 @@ def test_everything_is_written(run):
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
 
 
-def test_what_prompts_are_about_is_what_intervals_resample():
-    """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
-    rows = rlhf.presets["tiny"]().data.read("prompts", "test")[:560]
-    assert 100 < len(set(rlhf.topics(rows, True))) < 200
-    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
-    assert rlhf.topics([{"prompt": talk}, {"prompt": more}], False) == ["Hi", "Hi"]
-
-
 def test_ppo_metrics_have_the_names_people_know(run):
     row = read_metrics(run[0] / "ppo")[0]
     assert {

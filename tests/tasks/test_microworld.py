@@ -42,3 +42,12 @@ def test_phrasings_of_a_fact_are_about_one_thing():
     assert about[0] == about[1] == (person, relation, world.facts.true[person, relation])
     sums = [world.question(text.format(a=2, b=3)).about for text in SUM_QUESTIONS["+"]]
     assert len(set(sums)) == 1 and sums[0] != about[0]
+
+
+def test_what_prompts_are_about_is_what_intervals_resample():
+    """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
+    rows = MICROWORLD.rows("test")[:560]
+    assert 100 < len({MICROWORLD.cluster(row) for row in rows}) < 200
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    assert [opening({"prompt": talk}), opening({"prompt": more})] == ["Hi", "Hi"]
