@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from gpt_jax.generate.sampler import Rollout
+from gpt_jax.models.contract import param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
 from gpt_jax.plan.estimate import Cost
@@ -96,7 +97,8 @@ def main(
     """
 
     def stage(mesh: Mesh) -> Stage:
-        start, records = load_model_files(config.init_from), config.data.read("prompts", "train")
+        start = load_model_files(config.init_from, param_shapes)
+        records = config.data.read("prompts", "train")
         if reward or rule:
             scoring = own_scoring(reward, rule, start, records)
         else:

@@ -47,11 +47,17 @@ def tokenizer_of(config: Config) -> Tokenizer:
     """The run folder's tokenizer, or a new one.
 
     Raises:
-      UserError: if the text has fewer tokens to learn than the model has logits.
+      UserError: if it has not as many tokens as the model has logits, or the text has too few.
     """
     path, wanted = Path(config.run_dir) / "tokenizer.json", config.pretrain.model.vocab_size
     if path.is_file():
-        return Tokenizer.load(path)
+        tokenizer = Tokenizer.load(path)
+        if tokenizer.vocab_size != wanted:
+            raise UserError(
+                f"{path} has {tokenizer.vocab_size} tokens, not {wanted}; give "
+                f"--pretrain.model.vocab-size {tokenizer.vocab_size}, or another --run-dir"
+            )
+        return tokenizer
     tokenizer = Tokenizer.train(config.data.tokenizer_texts(), wanted)
     if tokenizer.vocab_size < wanted:
         raise UserError(

@@ -139,9 +139,11 @@ def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) 
 
 def main(config: Config) -> None:
     """Runs the stage."""
-    run_stage(
-        "reward", config, lambda mesh: prepare(config, load_model_files(config.init_from), mesh)
-    )
+
+    def stage(mesh: Mesh) -> Stage:
+        return prepare(config, load_model_files(config.init_from, param_shapes), mesh)
+
+    run_stage("reward", config, stage)
 
 
 def plan(work: Workload, mesh: Mesh) -> StepPlan:

@@ -74,9 +74,11 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
 
 def main(config: Config, loss: LossFn = lm_loss) -> None:
     """Runs the stage; the loss may be another one."""
-    run_stage(
-        "sft", config, lambda mesh: prepare(config, load_model_files(config.init_from), mesh, loss)
-    )
+
+    def stage(mesh: Mesh) -> Stage:
+        return prepare(config, load_model_files(config.init_from, param_shapes), mesh, loss)
+
+    run_stage("sft", config, stage)
 
 
 def plan(work: Workload, mesh: Mesh) -> StepPlan:

@@ -7,10 +7,11 @@ import dataclasses
 import functools
 import pickle
 from collections.abc import Iterator
+from typing import Annotated
 
 from gpt_jax.data import baselines, sources
 from gpt_jax.errors import UserError
-from gpt_jax.ranges import Fraction, check_ranges
+from gpt_jax.ranges import Range, check_ranges
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 
@@ -40,7 +41,7 @@ class DataConfig:
     """Prompts for the final evaluation."""
     skip_broken: bool = False
     """Leave broken rows out, and count them, where otherwise they end the run before it starts."""
-    label_noise: Fraction = 0.0
+    label_noise: Annotated[float, Range(0.0, 0.5, open_high=True)] = 0.0
     """Share of microworld's comparisons whose label is flipped (InstructGPT's labelers agreed on
     73%)."""
 

@@ -204,7 +204,7 @@ def make_iteration(
     fetched = to_device if offloaded else lambda frozen: frozen
 
     def whole(state: TrainState, inputs: Inputs, frozen: dict):
-        return iterate(algorithm, optimizer, reward.score, state, inputs, fetched(frozen))
+        return iterate(algorithm, optimizer, reward.scores, state, inputs, fetched(frozen))
 
     def learn_from(state: TrainState, scored: tuple, frozen: dict):
         return learn(algorithm, optimizer, state, scored, fetched(frozen))

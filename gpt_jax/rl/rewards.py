@@ -39,7 +39,21 @@ class DeviceReward(NamedTuple):
     params: Any = ()
 
     def __call__(self, rollout: Rollout) -> jax.Array:
-        return self.score(self.params, rollout)
+        return self.scores(self.params, rollout)
+
+    def scores(self, params: Any, rollout: Rollout) -> jax.Array:
+        """`score`, float32 (B,).
+
+        Raises:
+          UserError: if it does not give one number for every completion.
+        """
+        scores_B = jnp.asarray(self.score(params, rollout))
+        if scores_B.shape != rollout.stopped_B.shape:
+            raise UserError(
+                f"the reward gave scores of shape {scores_B.shape} for {len(rollout.stopped_B)} "
+                "completions; it must give one number for each"
+            )
+        return scores_B.astype(jnp.float32)
 
 
 class HostReward(NamedTuple):

@@ -10,6 +10,7 @@ from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
+from gpt_jax.models.heads import scorer_shapes
 from gpt_jax.rl.rewards import (
     DeviceReward,
     HostReward,
@@ -73,7 +74,7 @@ def trained_scoring(
     Raises:
       UserError: if it has another tokenizer, and that is not allowed for.
     """
-    judge = load_model_files(folder)
+    judge = load_model_files(folder, scorer_shapes)
     if judge.tokenizer == start.tokenizer:
         return model_scoring(judge.model, trained_length(folder))
     if not retokenize:

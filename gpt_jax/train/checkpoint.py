@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import Model, model_types
-from gpt_jax.models.heads import axes_of
+from gpt_jax.models.heads import axes_of, is_head
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.state import TrainState
@@ -250,11 +250,19 @@ class ModelFiles(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load_model_files(folder: str | Path) -> ModelFiles:
+def load_model_files(
+    folder: str | Path, shapes: Callable[[Model], Any] | None = None
+) -> ModelFiles:
     """Reads what `save_model_files` wrote.
 
+    Args:
+      folder: of a stage.
+      shapes: `model -> parameters` as ShapeDtypeStructs, of what must lie there: a language model
+        (`param_shapes`) or a scorer (`scorer_shapes`). None: only the two files are looked at.
+
     Raises:
-      UserError: if the folder is not a stage's, or has a type of model that nobody has defined.
+      UserError: if the folder is not a stage's, has a type of model that nobody has defined, more
+        tokens than the model, or the parameters of anything else.
     """
     path = Path(folder) / "model.json"
     if not path.is_file():
@@ -273,7 +281,48 @@ def load_model_files(folder: str | Path) -> ModelFiles:
         raise UserError(
             f"{path}: a model of type {kind} is not known here; import the file that defines it"
         )
-    return ModelFiles(model, Tokenizer.load(Path(folder) / "tokenizer.json"))
+    tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer.json has {tokenizer.vocab_size} tokens, its model.json only "
+            f"{model.vocab_size}; restore the one that was made with the other"
+        )
+    if shapes is not None:
+        _compare_shapes(folder, shapes(model))
+    return ModelFiles(model, tokenizer)
+
+
+def _kind(names: Iterable[str]) -> str:
+    """What the parameters of these names are, for people."""
+    if any(name.startswith("policy/") for name in names):
+        return "PPO's policy and value model"
+    return "a reward model" if any(map(is_head, names)) else "a language model"
+
+
+def _compare_shapes(folder: str | Path, wanted: Any) -> None:
+    """Raises a UserError if a folder's parameters are not of the kind and the shapes wanted."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    def names(tree: Any) -> dict[str, tuple]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {rules.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+    newest = newest_checkpoint(folder)
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler, _naming(newest, []):
+        there = names(handler.metadata(epath.Path(newest) / "params").tree)
+    wanted = names(wanted)
+    if there.keys() != wanted.keys():
+        raise UserError(
+            f"{folder} holds {_kind(there)}, where {_kind(wanted)} is needed; give another stage's "
+            "folder"
+        )
+    for name, shape in wanted.items():
+        if there[name] != shape:
+            raise UserError(
+                f"{folder}: {name} has the shape {there[name]}, but by its model.json {shape}; "
+                "restore the file that was made with it"
+            )
 
 
 def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[Model, dict, Tokenizer]:

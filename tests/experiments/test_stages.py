@@ -1,8 +1,10 @@
 """The stages as a user runs them, in the smoke preset."""
 
+import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections import Counter
 
 import chex
@@ -13,12 +15,14 @@ import pytest
 from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons, without_empty
+from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.metrics import read_metrics
+from gpt_jax.models.contract import param_shapes
 from gpt_jax.parallel.mesh import MeshConfig
 from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model, load_params
+from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
 
 ONE = MeshConfig(data=1)
 
@@ -129,6 +133,42 @@ def test_stages_run_on_their_own(run, tmp_path):
     )
     sft.main(again)
     chex.assert_trees_all_equal(load_params(tmp_path / "sft"), load_params(folder / "sft"))
+
+
+@pytest.mark.parametrize(
+    ("module", "folders", "sentence"),
+    [
+        (sft, {"init_from": "reward"}, "reward holds a reward model, where a language model is"),
+        (sft, {"init_from": "ppo"}, "ppo holds PPO's policy and value model, where a language"),
+        (reward, {"init_from": "reward"}, "holds a reward model, where a language model is"),
+        (ppo, {"init_from": "ppo", "reward_from": "reward"}, "holds PPO's policy and value model"),
+        (ppo, {"init_from": "sft", "reward_from": "sft"}, "a language model, where a reward model"),
+        (ppo, {"init_from": "sft", "reward_from": "ppo"}, "value model, where a reward model is"),
+    ],
+)
+def test_a_folder_of_another_kind_is_named(run, tmp_path, module, folders, sentence):
+    """Break it: call `load_model_files` without the shapes."""
+    folders = {field: str(run[0] / name) for field, name in folders.items()}
+    config = dataclasses.replace(module.smoke(), run_dir=str(tmp_path / "run"), mesh=ONE, **folders)
+    with pytest.raises(UserError, match=sentence):
+        module.main(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_belong_to_another_model_are_named(run, tmp_path):
+    folder = tmp_path / "sft"
+    shutil.copytree(run[0] / "sft", folder)
+    fields = json.loads((folder / "model.json").read_text())
+    for changed, sentence in (
+        ({"vocab_size": 400}, "512 tokens, .* 400"),
+        ({"width": 64}, "shape"),
+    ):
+        (folder / "model.json").write_text(json.dumps(fields | changed))
+        with pytest.raises(UserError, match=sentence):
+            load_model_files(folder, param_shapes)
+    config = dataclasses.replace(pretrain.tiny(), run_dir=str(folder), mesh=ONE)
+    with pytest.raises(UserError, match="512 tokens, not 1024"):
+        pretrain.tokenizer_of(config)
 
 
 def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
