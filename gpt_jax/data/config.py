@@ -65,9 +65,17 @@ class DataConfig:
         (`train`, `test`) in canonical form; see `schemas`. The caller may change them.
 
         Raises:
-          UserError: naming file and row, if anything is missing or broken.
+          UserError: naming file and row, if anything is missing or broken; or if all comparisons
+            are ties, from which nothing can be learned or measured.
         """
-        return self._read(kind, split).rows
+        rows = self._read(kind, split).rows
+        if kind == "comparisons" and not baselines.pairs(rows):
+            spec = (split == "test" and self.test_comparisons) or self.comparisons
+            raise UserError(
+                f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give some in "
+                "which one answer is better"
+            )
+        return rows
 
     def left_out(self, kind: str) -> collections.Counter:
         """How many rows of a kind were left out when they were read, for which reason."""
@@ -113,25 +121,15 @@ class DataConfig:
         """Reads everything once, so that a broken row stops a run before it starts.
 
         Held-out rows that are trained on, too, are counted on standard error.
-
-        Raises:
-          UserError: also if the comparisons of either split compare nothing.
         """
         for kind in KINDS:
-            parts = {split: self.read(kind, split) for split in ("train", "test")}
+            train, test = (self.read(kind, split) for split in ("train", "test"))
             held_out = getattr(self, f"test_{kind}")
-            if held_out and (known := common_rows(parts["train"], parts["test"])):
+            if held_out and (known := common_rows(train, test)):
                 sources.say_once(
-                    f"{held_out}: {known:,} of its {len(parts['test']):,} held-out {kind} are "
+                    f"{held_out}: {known:,} of its {len(test):,} held-out {kind} are "
                     "trained on, too"
                 )
-            for split, rows in parts.items():
-                if kind == "comparisons" and not baselines.pairs(rows):
-                    spec = (split == "test" and self.test_comparisons) or self.comparisons
-                    raise UserError(
-                        f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give "
-                        "some in which one answer is better"
-                    )
 
 
 _NONE = collections.Counter()

@@ -56,7 +56,7 @@ def to_demonstration(row) -> dict:
     """A conversation that ends with the assistant.
 
     Raises:
-      NotADemonstration: the reply is empty, or the row's `label` is false (KTO's mark).
+      NotADemonstration: the reply is empty, or the row's `label` is false or 0 (KTO's mark).
       UserError: the row has none of the layouts, or is broken.
     """
     check_row(row)

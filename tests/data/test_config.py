@@ -45,6 +45,20 @@ def test_one_side_without_rows_is_an_error(tmp_path):
         config.check()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_comparisons_that_compare_nothing_are_an_error(tmp_path, split):
+    """As soon as they are read: a single stage looks at nothing else."""
+    good, ties = tmp_path / "good.jsonl", tmp_path / "ties.jsonl"
+    good.write_text(jsonl(PAIRS))
+    ties.write_text(jsonl([{**row, "rejected": row["chosen"]} for row in PAIRS]))
+    named = {"comparisons": str(good), "test_comparisons": str(ties)}
+    if split == "train":
+        named = {"comparisons": str(ties), "test_comparisons": str(good)}
+    with pytest.raises(UserError, match=f"ties.jsonl: all 400 comparisons of the {split} part are"):
+        DataConfig(**named).read("comparisons", split)
+    assert len(DataConfig(**named).read("prompts", split)) == 400
+
+
 def test_held_out_rows_that_are_trained_on_are_counted(tmp_path, capsys):
     mine, mixed = tmp_path / "mine.jsonl", tmp_path / "mixed.jsonl"
     mine.write_text(jsonl(PAIRS))

@@ -136,6 +136,20 @@ def test_same_opening_lies_on_one_side(tmp_path):
     assert len(sources.train_test_split(rows, test_fraction=0.5, most_test_rows=100)[1]) < 200
 
 
+def test_files_on_the_same_questions_use_the_same_test_rows():
+    """Break: in `train_test_split`, choose among the test rows by all that a row says."""
+    prompts = [{"prompt": [{"role": "user", "content": f"Q{i}"}]} for i in range(4000)]
+    pairs = [{**row, "completions": ["a", reply]} for row in prompts for reply in "bc"]
+    used = [
+        {
+            row["prompt"][0]["content"]
+            for row in sources.train_test_split(rows, most_test_rows=50)[1]
+        }
+        for rows in (prompts, pairs, prompts[::-1])
+    ]
+    assert len(used[1]) == 25 and used[1] < used[0] == used[2]
+
+
 def test_files_joined_by_commas_are_one_source(tmp_path):
     """A row that is in both lies on one side, and on the same as in either file alone.
 
