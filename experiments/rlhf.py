@@ -157,7 +157,7 @@ def look_ahead(
 
 def publish(folder: Path, results: dict) -> None:
     """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
-    results["seconds"] = json.loads((folder / "seconds.json").read_text())
+    results["seconds"] = seconds_of(folder)
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
@@ -173,11 +173,17 @@ def timed(folder: Path, name: str, stage):
     started = time.monotonic()
     result = stage()
     path = folder / "seconds.json"
-    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    seconds = seconds_of(folder)
     seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)
     if distributed.is_main():
         files.write_text(path, json.dumps(seconds))
     return result
+
+
+def seconds_of(folder: Path) -> dict[str, float]:
+    """What the stages have taken so far."""
+    path = folder / "seconds.json"
+    return files.read_json(path, "remove it and run again") if path.is_file() else {}
 
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:

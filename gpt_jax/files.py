@@ -1,10 +1,12 @@
-"""Writing small files so that a run that is killed, or a disk that is full, breaks none."""
+"""Small files: written so that a killed run or a full disk breaks none, and read as one object."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from gpt_jax.errors import UserError
 
@@ -20,6 +22,25 @@ def cache_folder() -> Path:
 def spare_folder() -> Path:
     """Where it keeps this if the cache folder cannot be written."""
     return Path(tempfile.gettempdir()) / f"gpt_jax-{os.getuid()}"
+
+
+def read_json(path: str | Path, mend: str) -> dict[str, Any]:
+    """The one JSON object that a file holds.
+
+    Args:
+      path: of the file.
+      mend: what to do if it is missing or damaged, as the end of a sentence.
+
+    Raises:
+      UserError: naming the file.
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:  # of text that is no UTF-8 a ValueError
+        raise UserError(f"{path} is damaged ({error}); {mend}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is not a JSON object); {mend}")
+    return found
 
 
 def write_text(path: str | Path, text: str) -> None:

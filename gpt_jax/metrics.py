@@ -20,6 +20,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.files import unwritable, write_text
 
 FILE = "metrics.jsonl"
+# What a line that is no row raises; of an infinite step it is an ArithmeticError.
+_NO_ROW = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
 def mean(metrics: Mapping[str, tuple]) -> dict[str, float]:
@@ -43,15 +45,16 @@ def read_metrics(folder: str | Path) -> list[dict[str, float]]:
     path = Path(folder) / FILE
     if not path.exists():
         return []
-    whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-    return [_parse(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+    whole, newline, _torn = path.read_bytes().rpartition(b"\n")
+    lines = whole.split(b"\n") if newline else []
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, float]:
+def _parse(path: Path, number: int, line: bytes) -> dict[str, float]:
     try:
         row = json.loads(line)
         return {"step": int(row.pop("step"))} | {name: float(value) for name, value in row.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _NO_ROW as error:
         raise UserError(
             f"{path}, line {number}, is not a row of metrics; delete that line and run again."
         ) from error

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from gpt_jax.errors import UserError
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of the normal float32 numbers above 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers a field may have; NaN and infinities are never among them.
+    """The numbers a field may have; NaN and infinities are never among them, nor is what is one of
+    these, or 0, once it is float32.
 
     Attributes:
       low, high: the bounds, themselves allowed; None: no bound.
@@ -37,7 +39,7 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Whether the range has this number."""
-        if not math.isfinite(value):
+        if not in_float32(value):
             return False
         below = self.low is not None and (value <= self.low if self.open_low else value < self.low)
         above = self.high is not None and (
@@ -61,6 +63,11 @@ PositiveFloat = Annotated[float, Range(0.0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0.0)]
 
 
+def in_float32(value: float) -> bool:
+    """Whether a number is still finite, and not 0 unless it was, as what devices compute with."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
 def check_ranges(config: Any) -> None:
     """Checks every ranged field of a dataclass; None is left to the field's type.
 
@@ -70,7 +77,8 @@ def check_ranges(config: Any) -> None:
     for name, allowed in ranges(type(config)).items():
         value = getattr(config, name)
         if value is not None and not allowed.holds(value):
-            raise UserError(f"{name} is {value}, but must be {allowed}; change it")
+            precision = "" if in_float32(value) else ", also in float32"
+            raise UserError(f"{name} is {value}, but must be {allowed}{precision}; change it")
 
 
 @functools.cache

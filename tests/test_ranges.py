@@ -13,6 +13,7 @@ from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Positive, Range, check_ranges, ranges
 from gpt_jax.train import command
+from gpt_jax.train.optim import OptimizerConfig
 
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module
@@ -122,3 +123,10 @@ def test_the_sentence(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         Example(**fields)
     assert Example(share=1.0).share == 1.0
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e-45, 1e39, 1e300])
+def test_what_float32_turns_into_another_number_is_none(value):
+    """Break it: let `Range.holds` ask `math.isfinite` alone; an eps of 0 divides 0 by 0."""
+    with pytest.raises(UserError, match=r"eps is .*e.*, but must be more than 0, also in float32"):
+        OptimizerConfig(eps=value)

@@ -50,8 +50,8 @@ class DataConfig:
         check_ranges(self)
         if self.label_noise and self.comparisons != sources.MICROWORLD:
             raise UserError(
-                f"label_noise is {self.label_noise}, but only the labels of microworld's "
-                f"comparisons can be flipped, not those of {self.comparisons}; leave it at 0"
+                f"data.label_noise flips labels of the {sources.MICROWORLD}'s comparisons, not of "
+                f"{self.comparisons}; leave it out"
             )
 
     @property

@@ -55,7 +55,7 @@ class ModelConfig:
     """
 
     vocab_size: Positive
-    context_length: Positive
+    context_length: Annotated[int, Range(2, 2**31 - 1)]
     width: Positive
     layers: Positive
     heads: Positive

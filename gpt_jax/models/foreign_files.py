@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from gpt_jax.errors import UserError
+from gpt_jax.files import read_json as read_object
 
 INDEX = "model.safetensors.index.json"
 # What a weight may be stored as; masks and quantized weights are of other types.
@@ -16,13 +17,7 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dt
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; download it again")
-    return value
+    return read_object(path, "download it again")
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:

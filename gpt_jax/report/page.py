@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from gpt_jax.errors import UserError
-from gpt_jax.files import write_text
+from gpt_jax.files import read_json, write_text
 from gpt_jax.metrics import read_metrics
 from gpt_jax.readable import clock
 from gpt_jax.report import plots
@@ -85,14 +85,8 @@ def _page(folder: Path) -> str:
 
 
 def _read_json(path: Path) -> dict:
-    damaged = f"{path} is damaged; delete it and run the same command again."
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(damaged) from error
-    if not isinstance(found, dict):
-        raise UserError(damaged)
-    return found
+    mend = "delete it and run the same command again."
+    return read_json(path, mend) if path.exists() else {}
 
 
 def _facts(results: Mapping) -> str:

@@ -91,7 +91,7 @@ Reward = DeviceReward | HostReward
 def _number(score: Any) -> float:
     try:
         return math.nan if score is None else float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer of many digits
         return math.nan
 
 

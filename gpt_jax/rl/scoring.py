@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
@@ -50,7 +50,13 @@ def model_scoring(model: Model, longest: int | None = None) -> Scoring:
 def trained_length(folder: str | Path) -> int | None:
     """The most tokens that the reward model in a folder was trained on, if `data.json` says it."""
     path = Path(folder) / "data.json"
-    return json.loads(path.read_text()).get("longest") if path.is_file() else None
+    if not path.is_file():
+        return None
+    mend = "remove it, if the reward model is to read whatever fits its context"
+    longest = files.read_json(path, mend).get("longest")
+    if not isinstance(longest, int | None):
+        raise UserError(f"{path}: longest is {longest!r}, but must be a number of tokens; {mend}")
+    return longest
 
 
 def trained_scoring(

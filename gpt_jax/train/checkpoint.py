@@ -261,11 +261,11 @@ def load_model_files(folder: str | Path) -> ModelFiles:
         raise UserError(
             f"{folder}: there is no model here (no model.json); give a stage's run folder"
         )
+    fields = files.read_json(path, "restore or retrain it")
     try:
-        fields = json.loads(path.read_text())
         kind = fields.pop("type")
         model = model_types()[kind](**fields) if kind in model_types() else None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (UserError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: not a model description ({error}); restore or retrain it"
         ) from error

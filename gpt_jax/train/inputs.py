@@ -63,10 +63,7 @@ def _compare(folder: Path, fresh: dict[str, str]) -> None:
     path = folder / "inputs.json"
     if not path.is_file():
         return
-    try:
-        old = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: it is damaged ({error}); choose another --run-dir") from error
+    old = files.read_json(path, "choose another --run-dir")
     for name, number in fresh.items():
         if old.get(name, number) != number:
             raise UserError(

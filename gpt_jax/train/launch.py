@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from gpt_jax import files
 from gpt_jax.data import pipeline
 from gpt_jax.data.config import DataConfig
+from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
@@ -75,10 +76,14 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
       config: of the experiment.
       prepare: `mesh -> Stage`; called only if there is something to do.
     """
-    if is_finished(name, config):
+    if not config.replay and is_finished(name, config):
         return
     mesh = make_mesh(config.mesh)
     stage = prepare(mesh)
+    if config.replay and config.replay > stage.train.steps:
+        raise UserError(
+            f"--replay {config.replay}: {name} has only {stage.train.steps} steps; give one of them"
+        )
     look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
         record_inputs(run.folder, config)

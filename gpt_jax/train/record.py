@@ -69,14 +69,7 @@ def _settings(name: str, config: Any) -> dict:
 
 
 def _read(path: Path) -> dict | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not a configuration ({error}); choose another --run-dir"
-        ) from error
+    return files.read_json(path, "choose another --run-dir") if path.is_file() else None
 
 
 def _grown(folder: Path, old: dict, new: dict) -> bool:

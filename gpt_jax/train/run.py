@@ -59,7 +59,8 @@ class Run:
         self.name, self.seed, self.replay = name, config.seed, config.replay
         self.folder = Path(config.run_dir)
         record_config(self.folder, name, config)
-        distributed.on_main(lambda: (self.folder / FINISHED).unlink(missing_ok=True))
+        if not self.replay:
+            distributed.on_main(lambda: (self.folder / FINISHED).unlink(missing_ok=True))
         self.checkpoints = Checkpoints(self.folder)
         self.metrics = MetricWriter(
             self.folder,

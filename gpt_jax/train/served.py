@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.text import Layout, TextModel
 from gpt_jax.train.checkpoint import load_model
@@ -61,10 +61,11 @@ def recorded_stage(folder: Path) -> str:
       UserError: if there is no such file, or it says nothing.
     """
     path = folder / "config.json"
-    try:
-        return json.loads(path.read_text())["stage"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: does not say which stage's model this is, and so how to ask it; restore it, "
-            "or give another run's folder"
-        ) from error
+    unknown = (
+        "it does not say which stage's model this is, and so how to ask it: restore it, or give "
+        "another run's folder"
+    )
+    stage = files.read_json(path, unknown).get("stage")
+    if not isinstance(stage, str):
+        raise UserError(f"{path}: {unknown}")
+    return stage

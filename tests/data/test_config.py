@@ -85,5 +85,5 @@ def test_a_prompt_of_a_comparison_keeps_the_whole_record(tmp_path):
 def test_noise_that_no_labeller_makes(noise):
     with pytest.raises(UserError, match="label_noise is .* at least 0 and less than 0.5"):
         DataConfig(label_noise=noise)
-    with pytest.raises(UserError, match="label_noise .* microworld"):
+    with pytest.raises(UserError, match="label_noise .* microworld.*leave it out"):
         DataConfig(label_noise=0.2, comparisons="pairs.jsonl")

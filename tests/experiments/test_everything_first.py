@@ -16,17 +16,29 @@ class Started(Exception):
     """The first stage would train now."""
 
 
+QUESTIONS = [f"what is number {i}?" for i in range(200)]
+ROWS = {
+    "text": [{"text": f"{question} it is this."} for question in QUESTIONS],
+    "demonstrations": [{"prompt": q, "completion": "it is this."} for q in QUESTIONS],
+    "comparisons": [{"prompt": q, "chosen": "it is this.", "rejected": "no."} for q in QUESTIONS],
+}
+
+
 def start(folder, monkeypatch, *options):
+    """The recipe on little data, up to the first stage."""
+
     def started(*_):
         raise Started
 
     monkeypatch.setattr(rlhf, "run_stage", started)
-    arguments = ["--preset=smoke", "--mesh.data=1", f"--run-dir={folder}/run", *options]
+    data = [f"--data.{kind}={written(folder, f'{kind}.all', rows)}" for kind, rows in ROWS.items()]
+    arguments = ["--preset=smoke", "--mesh.data=1", "--pretrain.model.vocab-size=264", *data]
+    arguments += ["--pretrain.train.batch-size=8", f"--run-dir={folder}/run", *options]
     rlhf.main(command.parse(arguments, rlhf.presets, ""))
 
 
 def written(folder, name, rows):
-    path = folder / name
+    path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -79,7 +91,7 @@ PAIR = {"prompt": "what is it?", "chosen": "this is it.", "rejected": "I cannot 
 )
 def test_data_that_cannot_work(kind, rows, tmp_path, monkeypatch):
     """No part of it is left to test on, or to train on, or to learn from."""
-    path = written(tmp_path, f"{kind}.jsonl", rows)
+    path = written(tmp_path, kind, rows)
     with pytest.raises(UserError, match=f"{kind}.jsonl"):
         start(tmp_path, monkeypatch, f"--data.{kind}={path}")
     assert not list(tmp_path.rglob("metrics.jsonl"))

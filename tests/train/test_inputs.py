@@ -63,7 +63,7 @@ def test_an_earlier_stage_that_went_on_is_named(tmp_path):
 def test_a_damaged_record_is_one_sentence(tmp_path):
     config = Config(run_dir=str(tmp_path))
     (tmp_path / "inputs.json").write_text("{")
-    with pytest.raises(UserError, match="inputs.json: it is damaged"):
+    with pytest.raises(UserError, match="inputs.json is damaged"):
         compare_inputs(tmp_path, config)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import chex
@@ -13,7 +14,7 @@ from gpt_jax.data import pipeline
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.metrics import read_metrics
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
 from gpt_jax.parallel.mesh import MeshConfig
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
@@ -91,6 +92,18 @@ def finished(tmp_path_factory):
     config = Config(run_dir=str(tmp_path_factory.mktemp("runs") / "run"))
     train(config)
     return config
+
+
+def test_a_step_of_a_finished_run_can_be_replayed_and_no_other(finished, tmp_path, capsys):
+    """Break it: ask `is_finished` first, or remove its mark."""
+    config = dataclasses.replace(finished, run_dir=str(tmp_path / "run"))
+    shutil.copytree(finished.run_dir, config.run_dir)
+    with pytest.raises(SystemExit) as end:
+        train(dataclasses.replace(config, replay=1))
+    assert end.value.code == 0 and "step 1 again" in capsys.readouterr().out
+    assert (tmp_path / "run" / "finished").exists()
+    with pytest.raises(UserError, match="--replay 3: test has only 2 steps"):
+        train(dataclasses.replace(config, replay=3))
 
 
 def test_a_finished_run_goes_on_when_its_steps_grow(finished, tmp_path, capsys):

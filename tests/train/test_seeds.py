@@ -14,7 +14,7 @@ import numpy as np
 from gpt_jax import keys
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.models.transformer import init
+from gpt_jax.models.contract import init
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
 from gpt_jax.rl.iteration import Inputs, make_iteration
 from gpt_jax.rl.rewards import model_reward
