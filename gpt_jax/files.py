@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from gpt_jax.errors import UserError
 
 def cache_folder() -> Path:
     """Where this package keeps what it can make again: `$XDG_CACHE_HOME/gpt_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_jax"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_jax"
+    except RuntimeError:  # this user has no home, as in a container
+        return spare_folder()
+
+
+def spare_folder() -> Path:
+    """Where it keeps this if the cache folder cannot be written."""
+    return Path(tempfile.gettempdir()) / f"gpt_jax-{os.getuid()}"
 
 
 def read_json(path: str | Path, mend: str) -> dict[str, Any]:

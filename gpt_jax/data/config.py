@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from gpt_jax.data import baselines, sources
+from gpt_jax.data.split import common_rows
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Range, check_ranges
 
@@ -64,9 +65,17 @@ class DataConfig:
         (`train`, `test`) in canonical form; see `schemas`. The caller may change them.
 
         Raises:
-          UserError: naming file and row, if anything is missing or broken.
+          UserError: naming file and row, if anything is missing or broken; or if all comparisons
+            are ties, from which nothing can be learned or measured.
         """
-        return self._read(kind, split).rows
+        rows = self._read(kind, split).rows
+        if kind == "comparisons" and not baselines.pairs(rows):
+            spec = (split == "test" and self.test_comparisons) or self.comparisons
+            raise UserError(
+                f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give some in "
+                "which one answer is better"
+            )
+        return rows
 
     def left_out(self, kind: str) -> collections.Counter:
         """How many rows of a kind were left out when they were read, for which reason."""
@@ -75,24 +84,24 @@ class DataConfig:
         splits = ("train", "test") if apart else ("train",)
         return sum((self._read(kind, split).left_out for split in splits), +_NONE)
 
-    def _read(self, kind: str, split: str) -> sources.Read:
+    def _read(self, kind: str, split: str, *, records: bool = False) -> sources.Read:
         held_out = getattr(self, f"test_{kind}")
         own = getattr(self, kind)
         if kind == "prompts" and own is None and not (split == "test" and held_out):
             if self.comparisons == sources.MICROWORLD and not self.test_comparisons:
                 own = sources.MICROWORLD
             else:
-                rows, left_out = self._read("comparisons", split)
-                return sources.Read(
-                    [{"prompt": row["prompt"], "record": row} for row in rows], left_out
-                )
+                rows, left_out = self._read("comparisons", split, records=True)
+                rows = [{key: row[key] for key in ("prompt", "record")} for row in rows]
+                return sources.Read(rows, left_out)
         if held_out:
             spec, part = (held_out, "held_out") if split == "test" else (own, "all")
         else:
             spec, part = own, split
-        noise = self.label_noise if kind == "comparisons" and split == "train" else 0.0
-        state = sources.source_fingerprint(spec)
-        return pickle.loads(_cached(spec, kind, part, noise, self.skip_broken, state))
+        options = {"skip_broken": self.skip_broken, "records": records}
+        if kind == "comparisons" and split == "train":
+            options["label_noise"] = self.label_noise
+        return pickle.loads(_cached(spec, kind, part, sources.source_fingerprint(spec), **options))
 
     def fingerprints(self) -> dict[str, str]:
         """{option: a number for what its source holds now} of every source that is named."""
@@ -111,29 +120,23 @@ class DataConfig:
     def check(self) -> None:
         """Reads everything once, so that a broken row stops a run before it starts.
 
-        Raises:
-          UserError: also if the comparisons of either split compare nothing.
+        Held-out rows that are trained on, too, are counted on standard error.
         """
         for kind in KINDS:
-            for split in ("train", "test"):
-                rows = self.read(kind, split)
-                if kind == "comparisons" and not baselines.pairs(rows):
-                    spec = (split == "test" and self.test_comparisons) or self.comparisons
-                    raise UserError(
-                        f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give "
-                        "some in which one answer is better"
-                    )
+            train, test = (self.read(kind, split) for split in ("train", "test"))
+            held_out = getattr(self, f"test_{kind}")
+            if held_out and (known := common_rows(train, test)):
+                sources.say_once(
+                    f"{held_out}: {known:,} of its {len(test):,} held-out {kind} are "
+                    "trained on, too"
+                )
 
 
 _NONE = collections.Counter()
 
 
 @functools.lru_cache(maxsize=32)  # the stages of one program share what they read
-def _cached(
-    spec: str, kind: str, split: str, label_noise: float, skip_broken: bool, state: str
-) -> bytes:
+def _cached(spec: str, kind: str, split: str, state: str, **options) -> bytes:
     """What was read, as bytes, so that nobody changes what the others get."""
     del state  # other bytes under the same name are other rows
-    return pickle.dumps(
-        sources.read_counted(spec, kind, split, label_noise=label_noise, skip_broken=skip_broken)
-    )
+    return pickle.dumps(sources.read_counted(spec, kind, split, **options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import gzip
 import hashlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt_jax.data.values import shown, text_of
 from gpt_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -54,7 +56,7 @@ def fingerprint(path: Path) -> str:
     try:
         about = path.stat()
         return _digest(path, about.st_mtime_ns, about.st_size)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise _unreadable(path, error) from error
 
 
@@ -69,7 +71,7 @@ def _bytes(path: Path) -> bytes:
     try:
         with open_file(path, "rb") as file:
             return file.read()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
 
@@ -93,23 +95,36 @@ def _decode(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[Located]:
-    for number, line in enumerate(_decode(path).split("\n"), 1):
+    data = _bytes(path).removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             yield f"{path}:{number}", _parsed(line)
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: bytes) -> Any:
     """The JSON value of a line, or the UserError that it is none that can be read."""
     try:
-        return json.loads(line)
+        return json.loads(text_of(line), object_pairs_hook=_object)
+    except UserError as error:
+        return error
     except (ValueError, RecursionError) as error:  # also a number of too many digits
         reason = str(error).partition(";")[0]
         return UserError(f"this line is not JSON ({reason}); write one JSON object per line")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object, of which Python would keep the last of two values under one key."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key `{shown(twice)}` stands twice in one object")
+    return row
+
+
 def _json_list(path: Path) -> Iterator[Located]:
     try:
-        rows = json.loads(_decode(path))
+        rows = json.loads(_decode(path), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         reason = error.msg if line else str(error).partition(";")[0]

@@ -56,7 +56,7 @@ def to_demonstration(row) -> dict:
     """A conversation that ends with the assistant.
 
     Raises:
-      NotADemonstration: the reply is empty, or the row's `label` is false (KTO's mark).
+      NotADemonstration: the reply is empty, or the row's `label` is false or 0 (KTO's mark).
       UserError: the row has none of the layouts, or is broken.
     """
     check_row(row)
@@ -72,7 +72,7 @@ def to_demonstration(row) -> dict:
             f"a demonstration needs `messages`, `prompt` and `completion`, or "
             f"`instruction` and `output`, but the keys are {keys_of(row)}"
         )
-    if row.get("label") is False:
+    if row.get("label") == 0:  # or false
         raise NotADemonstration("`label` is false: this reply is marked as a bad one")
     if turns[-1]["role"] != "assistant":
         raise UserError(f"a demonstration ends with the assistant, not with {turns[-1]['role']!r}")

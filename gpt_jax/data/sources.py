@@ -18,9 +18,9 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gpt_jax.data import schemas
 from gpt_jax.data.local_files import Located, fingerprint, read_file
@@ -70,6 +70,7 @@ def read_counted(
     seed: int = 0,
     label_noise: float = 0.0,
     skip_broken: bool = False,
+    records: bool = False,
 ) -> Read:
     """All rows of one kind and split, in canonical form (see `schemas`), and what was left out.
 
@@ -82,11 +83,13 @@ def read_counted(
       seed: of the microworld, or of the division.
       label_noise: microworld comparisons only; the share of pairs labelled the wrong way round.
       skip_broken: leave broken rows out, and count them.
+      records: comparisons only; keep beside each the row that it was made from, as `record`.
 
     Raises:
       UserError: naming file and line, if the source is missing, rows are broken, or the split is
         empty.
     """
+    convert = functools.partial(_with_record, kind) if records else TO_CANONICAL[kind]
     if spec == MICROWORLD:
         # Importing TFDS takes half a second, which a run on local files need not pay.
         from gpt_jax.data.microworld import builder
@@ -95,31 +98,39 @@ def read_counted(
         noise = label_noise if kind == "comparisons" else 0.0
         rows = builder.load(kind, part, seed=seed, label_noise=noise)
         located = ((f"{MICROWORLD}:{i}", row) for i, row in enumerate(rows))
-        return _canonical(located, kind, spec)
+        return _canonical(located, kind, spec, convert=convert)
     if spec.startswith("tfds:"):
-        found = _read_tfds(spec, kind, split, skip_broken)
+        located, divide = _read_tfds(spec, split)
+        rows, left_out = _canonical(located, kind, spec, skip_broken, convert=convert)
     else:
         # Divided together, so that what begins alike in two files lies on one side.
-        parts = [_canonical(read_file(p, kind), kind, str(p), skip_broken) for p in paths(spec)]
+        parts = [
+            _canonical(read_file(path, kind), kind, str(path), skip_broken, convert=convert)
+            for path in paths(spec)
+        ]
         rows = [row for part in parts for row in part.rows]
         left_out = sum((part.left_out for part in parts), collections.Counter())
-        found = Read(rows, left_out), split in ("train", "test")
-    (rows, left_out), divide = found
+        divide = split in ("train", "test")
     if divide:
         train, test = train_test_split(rows, seed)
+        unused = len(rows) - len(train) - len(test)
         rows = train if split == "train" else test
         if not rows:
             raise UserError(_empty(spec, kind, split, len(train) + len(test)))
-        unused = len(found[0].rows) - len(train) - len(test)
         left_out = +(left_out + collections.Counter({"held-out rows beyond those used": unused}))
     for reason, count in left_out.items():
-        _say_once(f"{spec}: left out {count:,} {reason}")
+        say_once(f"{spec}: left out {count:,} {reason}")
     return Read(rows, left_out)
 
 
 @functools.cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Says a sentence on standard error, if it has not been said."""
     print(text, file=sys.stderr)
+
+
+def _with_record(kind: str, row) -> dict:
+    return {**TO_CANONICAL[kind](row), "record": row}
 
 
 def paths(spec: str) -> list[Path]:
@@ -148,7 +159,14 @@ def _empty(spec: str, kind: str, split: str, rows: int) -> str:
     )
 
 
-def _canonical(located: Iterable[Located], kind: str, spec: str, skip_broken: bool = False) -> Read:
+def _canonical(
+    located: Iterable[Located],
+    kind: str,
+    spec: str,
+    skip_broken: bool = False,
+    *,
+    convert: Callable[[Any], dict],
+) -> Read:
     """Converts (place, row) pairs, and says of how many, and at which places, rows are broken."""
     rows, left_out, broken, count = [], collections.Counter(), [], 0
     for place, row in located:
@@ -156,27 +174,28 @@ def _canonical(located: Iterable[Located], kind: str, spec: str, skip_broken: bo
         try:
             if isinstance(row, UserError):
                 raise row
-            rows.append(TO_CANONICAL[kind](row))
+            rows.append(convert(row))
         except schemas.NotADemonstration:
             left_out["rows whose reply is empty or marked as bad"] += 1
         except UserError as error:
             broken.append(f"{place}: {error}")
-    if broken and not skip_broken:
-        raise UserError(_broken(broken, count))
+    if broken and (not skip_broken or len(broken) == count):
+        raise UserError(_broken(broken, count, skip_broken))
     left_out["broken rows"] += len(broken)
     if not rows:
         raise UserError(f"{spec}: there is no row for `{kind}` in it; give a source that has some.")
     return Read(rows, +left_out)
 
 
-def _broken(broken: list[str], count: int) -> str:
+def _broken(broken: list[str], count: int, skip_broken: bool) -> str:
+    skip = "" if skip_broken else ", or leave {} out with --data.skip-broken"
     if len(broken) == 1:
-        return f"{broken[0]}; mend or remove this row, or leave it out with --data.skip-broken."
+        return f"{broken[0]}; mend or remove this row{skip.format('it')}."
     named = "; ".join(broken[:NAMED])
     more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     return (
-        f"{len(broken):,} of {count:,} rows are broken: {named}{more}; mend or remove them, or "
-        "leave them out with --data.skip-broken."
+        f"{len(broken):,} of {count:,} rows are broken: {named}{more}; mend or remove "
+        f"them{skip.format('them')}."
     )
 
 
@@ -198,12 +217,17 @@ def _tfds_builder(spec: str):
         ) from error
 
 
-def _read_tfds(spec: str, kind: str, split: Split, skip_broken: bool) -> tuple[Read, bool]:
+def _read_tfds(spec: str, split: Split) -> tuple[Iterator[Located], bool]:
     """The rows, and whether they are still to be divided."""
-    from gpt_jax.data.microworld.builder import plain_rows
-
     builder = _tfds_builder(spec)
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # of the network, the disk, or a module that is missing
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{spec}: TFDS cannot prepare it here ({type(error).__name__}: {reason}); prepare it "
+            "where that works, or name files."
+        ) from error
     there = builder.info.splits
     wanted = {"all": ["train"], "held_out": ["test", "validation", "train"]}.get(
         split, [split, "train"]
@@ -213,7 +237,15 @@ def _read_tfds(spec: str, kind: str, split: Split, skip_broken: bool) -> tuple[R
         raise UserError(
             f"{spec}: it has no split `train`, only {', '.join(there)}; choose another data set."
         )
-    rows = plain_rows(builder.as_data_source(part))
+    rows = (_plain(row) for row in builder.as_data_source(part))
     located = ((f"{spec}:{part}:{number}", row) for number, row in enumerate(rows))
-    divide = split in ("train", "test") and "test" not in there
-    return _canonical(located, kind, spec, skip_broken), divide
+    return located, split in ("train", "test") and "test" not in there
+
+
+def _plain(row: dict) -> Any:
+    from gpt_jax.data.microworld.builder import plain_row
+
+    try:
+        return plain_row(row)
+    except UserError as error:
+        return error

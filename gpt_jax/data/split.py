@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-
-from gpt_jax.data.subset import sample_rows
+import json
 
 TEST_FRACTION, MOST_TEST_ROWS = 0.05, 1000
 
@@ -19,14 +18,25 @@ def train_test_split(
 
     Whether a row is a test row depends on nothing but how it begins and the seed, so any two files
     on the same questions are divided alike. Of a large source fewer test rows are used,
-    `most_test_rows` that another hash chooses; the others are not trained on either. Rows keep
-    their order.
+    `most_test_rows` that another hash of how they begin chooses; the others are not trained on
+    either. Rows keep their order.
     """
     train, test = [], []
     for row in rows:
         held_out = _share(f"{seed} {_opening(row)}") < test_fraction
         (test if held_out else train).append(row)
-    return train, sample_rows(test, most_test_rows, seed)
+    by_hash = sorted(range(len(test)), key=lambda i: _share(f"used {seed} {_opening(test[i])}"))
+    return train, [test[i] for i in sorted(by_hash[:most_test_rows])]
+
+
+def common_rows(train: list[dict], test: list[dict]) -> int:
+    """How many of the test rows say the same as a training row."""
+    known = {_said(row) for row in train}
+    return sum(_said(row) in known for row in test)
+
+
+def _said(row: dict) -> str:
+    return json.dumps({key: value for key, value in row.items() if key != "record"})
 
 
 def _share(text: str) -> float:

@@ -43,6 +43,14 @@ def _check_text(text: str) -> None:
         ) from None
 
 
+def text_of(data: bytes) -> str:
+    """The text that bytes hold; a UserError if they hold none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {data[error.start]:#04x} is not UTF-8") from None
+
+
 def object_of(row) -> dict:
     """The row, if it is an object."""
     if not isinstance(row, dict):

@@ -58,7 +58,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator(map(_whole, texts), trainer)
         return cls(backend)
 
     @classmethod
@@ -93,17 +93,21 @@ class Tokenizer:
         Raises:
           UserError: if the text is no Unicode, since it has a half of a surrogate pair.
         """
-        try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            place = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
-            if place is None:
-                raise
-            raise UserError(
-                f"character {place + 1} of this text, {text[place]!a}, is half of a surrogate pair "
-                "and no character; remove it"
-            ) from error
+        return self._backend.encode(_whole(text), add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+
+def _whole(text: str) -> str:
+    """The same text, if it is Unicode; a UserError if it has a half of a surrogate pair."""
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start + 1} of this text, {text[error.start]!a}, is half of a "
+            "surrogate pair and no character; remove it"
+        ) from error
+    return text

@@ -155,6 +155,7 @@ def test_prompts(row):
         {"instruction": "Why?", "input": "", "output": ""},
         {"prompt": "Why?", "completion": ""},
         {"messages": [USER, REPLY], "label": False},
+        {"prompt": "Why?", "completion": "No.", "label": 0},
     ],
 )
 def test_not_demonstrations(row):

@@ -136,6 +136,20 @@ def test_same_opening_lies_on_one_side(tmp_path):
     assert len(sources.train_test_split(rows, test_fraction=0.5, most_test_rows=100)[1]) < 200
 
 
+def test_files_on_the_same_questions_use_the_same_test_rows():
+    """Break: in `train_test_split`, choose among the test rows by all that a row says."""
+    prompts = [{"prompt": [{"role": "user", "content": f"Q{i}"}]} for i in range(4000)]
+    pairs = [{**row, "completions": ["a", reply]} for row in prompts for reply in "bc"]
+    used = [
+        {
+            row["prompt"][0]["content"]
+            for row in sources.train_test_split(rows, most_test_rows=50)[1]
+        }
+        for rows in (prompts, pairs, prompts[::-1])
+    ]
+    assert len(used[1]) == 25 and used[1] < used[0] == used[2]
+
+
 def test_files_joined_by_commas_are_one_source(tmp_path):
     """A row that is in both lies on one side, and on the same as in either file alone.
 
@@ -253,6 +267,32 @@ def test_a_held_out_data_set_is_its_test_split(monkeypatch, names, held_out):
     assert len(config.read("text", "test")) == 300
 
 
+class Unprepared(Splits):
+    """A data set that would have to be downloaded, on a machine that cannot."""
+
+    def download_and_prepare(self):
+        raise ConnectionError("Max retries\nexceeded")
+
+
+class Odd(Splits):
+    """A data set whose texts are not all text, and whose lists are not of one length."""
+
+    def as_data_source(self, split):
+        rows = [{"text": f"{split} {i}".encode(), "n": {"a": [1], "b": []}} for i in range(300)]
+        return [*rows, {"text": b"caf\xe9"}]
+
+
+def test_tfds_that_cannot_be_had_or_read(monkeypatch):
+    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Unprepared(["train"]))
+    with pytest.raises(UserError, match="tfds:a: .*Max retries exceeded") as caught:
+        sources.read("tfds:a", "text", "all")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Odd(["train"]))
+    with pytest.raises(UserError, match="tfds:a:train:300: .*0xe9 is not UTF-8"):
+        sources.read("tfds:a", "text", "all")
+    assert len(sources.read("tfds:a", "text", "all", skip_broken=True)) == 300
+
+
 def test_unknown_tfds():
     with pytest.raises(UserError, match="tfds:no_such_data_set"):
         sources.read("tfds:no_such_data_set", "text")
@@ -316,17 +356,6 @@ def test_transcripts_agree_with_the_prepared_split(shared_data):
     assert len(found) > 0.95 * len(whole)
 
 
-def test_a_tokenizer_sees_the_demonstrations_that_are_named(tmp_path):
-    text, chats = tmp_path / "text.txt", tmp_path / "chats.jsonl"
-    text.write_text("Thou art. " * 50)
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    chats.write_text(json.dumps({"messages": messages}) + "\n")
-    alone = list(DataConfig(text=str(text)).tokenizer_texts())
-    assert alone and all("Thou" in piece for piece in alone)
-    both = list(DataConfig(text=str(text), demonstrations=str(chats)).tokenizer_texts())
-    assert both == [*alone, "hi", "hello"]
-
-
 # What goes wrong, and what is left out.
 
 
@@ -344,8 +373,12 @@ def test_broken_rows_are_counted_and_the_first_are_named(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "line",
-    [b"9" * 5000, b"[" * 200_000, b'{"text": ' * 100_000, b"nul", b'{"text": "a"', b"\\ud83d"],
-    ids=["digits", "brackets", "objects", "word", "cut", "escape"],
+    [
+        *(b"9" * 5000, b"[" * 200_000, b'{"text": ' * 100_000, b"nul", b'{"text": "a"', b"\\ud83d"),
+        *(b'{"text": "caf\xe9"}', b'{"text": "a", "text": "b"}'),
+        b'{"text": "a", "more": {"n": 1, "n": 2}}',
+    ],
+    ids=["digits", "brackets", "objects", "word", "cut", "escape", "byte", "twice", "twice within"],
 )
 def test_json_at_its_limits_is_one_broken_row(tmp_path, line):
     path = tmp_path / "a.jsonl"
@@ -355,16 +388,17 @@ def test_json_at_its_limits_is_one_broken_row(tmp_path, line):
     assert sources.read(str(path), "text", "all", skip_broken=True) == [{"text": "fine"}]
 
 
-def test_what_is_read_may_be_changed_and_is_read_anew_when_the_file_changes(tmp_path):
+def test_rows_that_are_all_broken_are_named_even_where_they_may_be_left_out(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text(jsonl([{"text": f"document {i}"} for i in range(200)]))
-    config = DataConfig(text=str(path))
-    first, before = config.read("text", "train"), config.fingerprints()["text"]
-    first[0]["text"] = "changed by its reader"
-    assert config.read("text", "train")[0]["text"] != "changed by its reader"
-    path.write_text(jsonl([{"text": f"another {i}"} for i in range(200)]))
-    assert config.read("text", "train")[0]["text"].startswith("another")
-    assert config.fingerprints()["text"] != before
+    path.write_text(jsonl([{"txt": "a"}] * 7))
+    with pytest.raises(UserError, match="7 of 7 rows are broken: .*:1: `text` is missing.*2 more"):
+        sources.read(str(path), "text", "all", skip_broken=True)
+
+
+def test_a_name_that_no_file_can_have():
+    for name in ("a\0.txt", "\ud83d.txt", "a" * 5000 + ".txt"):
+        with pytest.raises(UserError, match="cannot be read"):
+            DataConfig(text=name).read("text", "train")
 
 
 def test_a_large_test_part_uses_fewer_rows_and_moves_no_line():
@@ -377,14 +411,6 @@ def test_a_large_test_part_uses_fewer_rows_and_moves_no_line():
     assert half == [row for row in train if row in rows[:2000]]
 
 
-def test_one_side_without_rows_is_an_error(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(jsonl([PAIRS[0]] * 200))
-    config = DataConfig(comparisons=str(path))
-    with pytest.raises(UserError, match="none of its 200 rows .*--data.test-comparisons"):
-        config.check()
-
-
 def test_a_long_line_of_text_is_many_documents(tmp_path):
     """Whole words, and all of them."""
     path = tmp_path / "line.txt"
@@ -393,15 +419,6 @@ def test_a_long_line_of_text_is_many_documents(tmp_path):
     texts = [row["text"] for row in sources.read(str(path), "text", "all")]
     assert "".join(texts) == text and len(texts) > 50 and max(map(len, texts)) <= 2000
     assert sources.read(str(path), "text", "test")
-
-
-def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
-    """The microworld is then made in a temporary folder."""
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert len(sources.read("microworld", "prompts", "test")) >= 500
-    assert list(tmp_path.glob("gpt_jax-*"))
 
 
 def test_answers_without_a_word_are_half_right():

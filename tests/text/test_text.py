@@ -31,6 +31,12 @@ def test_text_cannot_forge_a_special_token(tokenizer):
         assert tokenizer.decode(ids) == f"hello {special} there"
 
 
+def test_half_of_a_surrogate_pair_is_a_sentence(tokenizer):
+    for convert in (tokenizer.encode, lambda text: Tokenizer.train([text] * 9, 270)):
+        with pytest.raises(UserError, match="character 4 of .* half of a surrogate pair"):
+            convert("abc\ud83d")
+
+
 def test_pad_and_eos_differ_and_digits_stand_alone(tokenizer):
     assert tokenizer.pad_id != tokenizer.eos_id
     assert len(tokenizer.encode("4711")) == 4

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from absl import logging
 from gpt_jax.data.microworld import documents
 from gpt_jax.data.microworld.facts import WorldSize
 from gpt_jax.data.microworld.world import make_world
-from gpt_jax.files import cache_folder
+from gpt_jax.data.values import text_of
+from gpt_jax.errors import UserError
+from gpt_jax.files import cache_folder, spare_folder
+
+SUMS = "SHA256SUMS"  # of the files of a built folder, and in it
 
 MAKERS = {
     "text": documents.texts,
@@ -130,32 +135,59 @@ def load(
     # Rows depend on the settings and on this package's own text: both are in the folder's name.
     key = hashlib.sha256(f"{wanted} {source_digest()}".encode()).hexdigest()[:12]
     wanted = replace(wanted, name=f"{config}-{key}")
-    home = Path(data_dir or cache_folder()) / "microworld" / wanted.name
-    if not home.exists():
+    folders = [lambda: Path(data_dir)] if data_dir else [cache_folder, spare_folder]
+    source = tfds.builder_from_directory(_built(wanted, folders)).as_data_source(split)
+    return [plain_row(row) for row in source]
+
+
+def _built(config: MicroworldConfig, folders: Sequence[Callable[[], Path]]) -> Path:
+    """Where the rows lie, in the first folder that has them whole or in which they can be built."""
+    for folder in folders:
         try:
-            _build(wanted, home)
-        except OSError:
-            if data_dir is not None:
-                raise
-            home = Path(tempfile.gettempdir()) / f"gpt_jax-{os.getuid()}" / wanted.name
-            if not home.exists():
-                _build(wanted, home)
-    return plain_rows(tfds.builder_from_directory(home).as_data_source(split))
+            home = folder() / "microworld" / config.name
+            if not _is_whole(home):
+                _build(config, home)
+            return home
+        except OSError as error:
+            failed = error
+    raise UserError(
+        f"the microworld cannot be written to a folder ({failed}); set XDG_CACHE_HOME to one in "
+        "which there is room"
+    ) from failed
+
+
+def _is_whole(home: Path) -> bool:
+    """Whether a built folder is as it was made: cleaners and full disks may damage a cache."""
+    try:
+        return (home / SUMS).read_text() == _sums(home)
+    except OSError:
+        return False
+
+
+def _sums(home: Path) -> str:
+    paths = sorted(path for path in home.iterdir() if path.name != SUMS)
+    digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, paths))
 
 
 def _build(config: MicroworldConfig, home: Path) -> None:
     """Builds beside `home` and moves into place in one step, so that a reader never sees a part.
 
-    If two processes build at once, both make the same rows and the first one's stay.
+    If two processes build at once, both make the same rows and the first one's stay. What is
+    damaged is replaced.
     """
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".building-") as workshop, _quiet():
         builder = Microworld(data_dir=workshop, config=config, file_format="array_record")
         builder.download_and_prepare()
+        built = Path(builder.data_path)
+        (built / SUMS).write_text(_sums(built))
+        if home.exists() and not _is_whole(home):
+            os.rename(home, Path(workshop) / "damaged")
         try:
-            os.rename(builder.data_path, home)
+            os.rename(built, home)
         except OSError:
-            if not home.exists():
+            if not _is_whole(home):
                 raise
 
 
@@ -176,24 +208,27 @@ def source_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def plain_rows(source) -> list[dict]:
-    """The rows of a TFDS data source with str for bytes, and lists for arrays."""
-    return [{key: _plain(value) for key, value in row.items()} for row in source]
+def plain_row(row: dict) -> dict:
+    """A row of a TFDS data source with str for bytes, and lists for arrays.
+
+    Raises:
+      UserError: some bytes in it are no text.
+    """
+    return {key: _plain(value) for key, value in row.items()}
 
 
 def _plain(value):
     if isinstance(value, bytes):
-        return value.decode()
+        return text_of(value)
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):  # TFDS turns a sequence of dicts into a dict of sequences: undo it
         columns = {key: _plain(item) for key, item in value.items()}
-        if all(isinstance(column, list) for column in columns.values()):
-            return [
-                dict(zip(columns, cells, strict=True))
-                for cells in zip(*columns.values(), strict=True)
-            ]
+        lengths = {len(c) if isinstance(c, list) else None for c in columns.values()}
+        if len(lengths) == 1 and None not in lengths:
+            cells = zip(*columns.values(), strict=True)
+            return [dict(zip(columns, cell, strict=True)) for cell in cells]
         return columns
     return value
