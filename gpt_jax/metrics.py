@@ -45,7 +45,10 @@ def read_metrics(folder: str | Path) -> list[dict[str, float]]:
     path = Path(folder) / FILE
     if not path.exists():
         return []
-    whole, newline, _torn = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, newline, _torn = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away") from error
     lines = whole.split(b"\n") if newline else []
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -96,9 +99,12 @@ class MetricWriter:
         self._file = self._tensorboard = self._wandb = None
         if silent:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         if tensorboard:
             self._tensorboard = _open_tensorboard(self.folder)
         if wandb:

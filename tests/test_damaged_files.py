@@ -9,7 +9,7 @@ import pytest
 
 from experiments import rlhf
 from gpt_jax.errors import UserError
-from gpt_jax.metrics import read_metrics
+from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.report import write_report
 from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
@@ -56,3 +56,10 @@ def test_a_damaged_file_is_one_sentence(name, tmp_path):
                 read(tmp_path)
             except UserError as error:
                 assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("use", [read_metrics, write_report, MetricWriter])
+def test_a_folder_in_the_place_of_the_metrics_is_one_sentence(use, tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        use(tmp_path)

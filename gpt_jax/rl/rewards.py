@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +75,11 @@ class HostReward(NamedTuple):
           UserError: naming the reward, if it raises or does not give one number per row.
         """
         try:
-            given = list(self.score(rollout))
+            found = self.score(rollout)
+            # A mapping would give its keys, a string its letters, a column rows of one.
+            if isinstance(found, Mapping | Set | str | bytes) or getattr(found, "ndim", 1) != 1:
+                raise TypeError("it gave no list of numbers")
+            given = list(found)
         except UserError:
             raise
         except Exception as error:  # it is the user's own code: whatever it raises is the message

@@ -35,7 +35,7 @@ def inputs_of(config: Common) -> dict[str, str]:
     for field in FOLDERS:
         folder = getattr(config, field, None)
         if folder is not None and (Path(folder) / "checkpoints").is_dir():
-            found[f"{field} {folder}"] = fingerprint(folder)
+            found[field] = fingerprint(folder)
     return found
 
 
@@ -45,7 +45,7 @@ def compare_inputs(folder: Path, config: Common) -> None:
     Raises:
       UserError: naming the first that has changed.
     """
-    distributed.on_main(lambda: _compare(folder, inputs_of(config)))
+    distributed.on_main(lambda: _compare(folder, inputs_of(config), config))
 
 
 def record_inputs(folder: Path, config: Common) -> None:
@@ -53,20 +53,21 @@ def record_inputs(folder: Path, config: Common) -> None:
 
     def compare_and_write() -> None:
         fresh = inputs_of(config)
-        _compare(folder, fresh)
+        _compare(folder, fresh, config)
         files.write_text(folder / "inputs.json", json.dumps(fresh, indent=2) + "\n")
 
     distributed.on_main(compare_and_write)
 
 
-def _compare(folder: Path, fresh: dict[str, str]) -> None:
+def _compare(folder: Path, fresh: dict[str, str], config: Common) -> None:
     path = folder / "inputs.json"
     if not path.is_file():
         return
     old = files.read_json(path, "choose another --run-dir")
     for name, number in fresh.items():
         if old.get(name, number) != number:
+            where = f"{name} {getattr(config, name)}" if name in FOLDERS else name
             raise UserError(
-                f"{folder} was made from another state of {name}, which has changed since; "
+                f"{folder} was made from another state of {where}, which has changed since; "
                 "choose another --run-dir, or remove this folder to make it anew"
             )

@@ -11,8 +11,8 @@ from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 
-# Where a run is started, which is not written down: a folder may be moved, and a replay changes
-# nothing.
+# Where a run is started, which is not written down, since a folder may be moved, and a replay that
+# changes nothing.
 WHERE = {"run_dir", "coordinator", "processes", "process_id", "replay"}
 # How a run is made, not what comes out: these may differ from one start to the next. They are
 # matched by the last name of a setting, or by a name with all that is below it.
@@ -25,6 +25,8 @@ HOW = WHERE | {
     "checkpoint_every",
     "most_skipped",
     "offload_frozen",
+    "init_from",  # folders too may be moved; `inputs` compares what they hold
+    "reward_from",
 }
 GROWS = "train.steps"  # the end of the name of a setting that may become larger
 

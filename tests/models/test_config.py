@@ -150,3 +150,9 @@ def test_a_saved_configuration_comes_back_and_can_still_be_changed(name):
 def test_numbers_out_of_range_end_in_a_sentence(change, sentence):
     with pytest.raises(UserError, match=sentence):
         dataclasses.replace(PRESETS["tiny"], **change)
+
+
+def test_a_context_of_one_token_has_nothing_to_predict():
+    """Break it: give `context_length` the range of any positive number."""
+    with pytest.raises(UserError, match="context_length is 1, but must be at least 2"):
+        ModelConfig(vocab_size=300, context_length=1, width=8, layers=1, heads=1)

@@ -28,7 +28,13 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.offload import HOST, check_offload, to_host
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
 from gpt_jax.rl.iteration import Inputs, final_scores, learn, make_iteration
-from gpt_jax.rl.rewards import HostReward, model_reward, record_reward, retokenized_reward
+from gpt_jax.rl.rewards import (
+    DeviceReward,
+    HostReward,
+    model_reward,
+    record_reward,
+    retokenized_reward,
+)
 from gpt_jax.rl.stage import Judge
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -188,9 +194,11 @@ def test_frozen_parameters_on_the_host_make_the_same_update():
     check_offload(mesh)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 10, axes_of(*MODEL))
     with jax.set_mesh(mesh):
-        policy = states.create(tiny.params, mesh=mesh)
+        policy = states.create(tiny.params, mesh=mesh, axes=tiny.AXES)
         scorer = states.create(
-            lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)), mesh=mesh
+            lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)),
+            mesh=mesh,
+            axes=tiny.AXES,
         )
         frozen, ends = {"reference": policy, "reward": scorer}, []
         for offloaded in (False, True):
@@ -266,3 +274,33 @@ def test_a_reward_model_with_another_tokenizer(folders, tmp_path):
 
 def test_a_reward_of_ones_own_needs_no_reward_model(folders, tmp_path):
     train(folders, tmp_path, "nowhere", reward=lambda rollout: rollout.mask_BC.sum(1))
+
+
+def rollout_of(rows):
+    """As much of a rollout as a reward that looks at nothing needs."""
+    return Rollout(None, None, None, stopped_B=np.ones(rows, bool), rows_B=np.arange(rows))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [{0: 1.0, 1: 2.0}, {1.0, 2.0}, "12", b"12", np.ones((2, 1)), np.float32(1.0), 3],
+    ids=["mapping", "set", "string", "bytes", "column", "scalar", "number"],
+)
+def test_what_is_no_list_of_numbers_is_no_reward(found):
+    """Break it: take `list` of whatever a reward gives."""
+    with pytest.raises(UserError, match="the reward odd failed: TypeError"):
+        HostReward(lambda rollout: found, "odd")(rollout_of(2))
+
+
+def test_an_integer_too_large_for_a_float_leaves_its_row_out(capsys):
+    scores_B = HostReward(lambda rollout: [10**400, 1.0], "large")(rollout_of(2))
+    assert np.isnan(scores_B[0]) and scores_B[1] == 1.0
+    assert "row 0: this completion is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1), (3,)])
+def test_a_compiled_reward_of_another_shape_is_one_sentence(shape):
+    """Break it: trace `reward.score`, which nobody looks at."""
+    with pytest.raises(UserError, match=r"for 2 completions; it must give one number for each"):
+        DeviceReward(lambda params, rollout: jnp.zeros(shape))(rollout_of(2))
+    assert DeviceReward(lambda params, rollout: [1, 2])(rollout_of(2)).dtype == jnp.float32

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.train import command
 from gpt_jax.train.inputs import compare_inputs, fingerprint, record_inputs
 from gpt_jax.train.launch import save_data_file
-from gpt_jax.train.record import record_config
+from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import FINISHED, is_finished
 
 
@@ -58,6 +60,24 @@ def test_an_earlier_stage_that_went_on_is_named(tmp_path):
     assert fingerprint(earlier) != before
     with pytest.raises(UserError, match=f"another state of init_from {earlier}"):
         compare_inputs(folder, config)
+
+
+def test_folders_may_be_moved_together(tmp_path):
+    """Break it: name an earlier stage by its path in config.json or inputs.json."""
+    config = Config(
+        run_dir=str(tmp_path / "a/run"), init_from=str(stage_folder(tmp_path / "a/sft"))
+    )
+    folder = Path(config.run_dir)
+    record_config(folder, "test", config)
+    record_inputs(folder, config)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    folder = tmp_path / "b/run"
+    moved = Config(run_dir=str(folder), init_from=str(tmp_path / "b/sft"))
+    assert not compare_config(folder, "test", moved)
+    compare_inputs(folder, moved)
+    other = Config(run_dir=str(folder), init_from=str(stage_folder(tmp_path / "c", sums="3")))
+    with pytest.raises(UserError, match=f"another state of init_from {tmp_path}/c"):
+        compare_inputs(folder, other)
 
 
 def test_a_damaged_record_is_one_sentence(tmp_path):

@@ -70,7 +70,7 @@ def test_language_models_of_many_seeds_are_those_of_each():
     train = TrainConfig(steps=4, batch_size=4, accumulate=2)
     functions = gradient_functions(MODEL, lm_loss, OPTIMIZER, train, first)
     batch = tiny.padded(tiny.random_rows(np.random.default_rng(0), 4), 20)
-    assert_equal_and_apart(*both(*functions, batch, {}, steps=3))
+    assert_equal_and_apart(*both(*functions[:2], batch, {}, steps=3))
 
     still = at_rate(functions.init(np.uint32(0)), jnp.float32(0))
     before = jax.device_get(still.params)
@@ -82,7 +82,7 @@ def test_policies_of_many_seeds_are_those_of_each():
     """One iteration of PPO: other samples, other minibatches, other learning rates."""
     config = PPOConfig(episodes=4, epochs=1, minibatches=2, max_new_tokens=6)
     model = ActorCritic(MODEL, MODEL)
-    optimizer = make_optimizer(OPTIMIZER, 10)
+    optimizer = make_optimizer(OPTIMIZER, 10, tiny.AXES)
     policy = tiny.params(MODEL)
     scorer = init_scorer(MODEL, tiny.params(MODEL, seed=1), jax.random.key(2))
     frozen = {"reference": policy, "reward": scorer}
