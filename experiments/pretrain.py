@@ -148,7 +148,7 @@ def colab() -> Config:
         preset="colab",
         pretrain=Pretrain(
             model=ModelConfig(
-                vocab_size=4096,
+                vocab_size=1024,
                 context_length=256,
                 width=512,
                 layers=8,

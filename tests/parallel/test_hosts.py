@@ -31,7 +31,7 @@ OPTIONS = [
     *("--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2"),
     *(f"--{stage}.train.steps={steps}" for stage, steps in STAGES.items()),
     *(f"--{stage}.train.log-every=1" for stage in STAGES),
-    *("--evaluate.prompts=16", "--reward.calibration-rows=16"),
+    *("--evaluate.prompts=16", "--reward.calibration-rows=16", "--reward.longest=48"),
 ]
 
 

@@ -147,7 +147,8 @@ def test_every_seed_and_step_rounds_anew():
         total = sum(jnp.sum(jnp.sin(p)) for p in jax.tree.leaves(learned))
         return total, jnp.float32(1), {}
 
-    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10)
+    axes = {"embed/tokens": ("vocab", "width")}
+    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10, axes)
     step = make_train_step(None, loss, optimizer)
 
     def rounded(seed, number):
