@@ -87,12 +87,13 @@ def determined(stage) -> dict[str, jax.Array]:
 
     Ranking is blind to whatever shifts all scores alike, the biases of the head and of the norm
     before it: their gradient is rounding error, of which Adam makes whole steps. Calibration
-    takes out what they do to the scores.
+    takes out what they do to the scores. So with the bias of the keys, which shifts all that a
+    query is compared with alike.
     """
     leaves = jax.tree_util.tree_leaves_with_path(load_params(stage))
     named = {rules.path_name(path): leaf for path, leaf in leaves}
-    scorer = ("head/bias", "backbone/final_norm/bias")
-    return {name: leaf for name, leaf in named.items() if not name.endswith(scorer)}
+    blind = ("head/bias", "backbone/final_norm/bias", "attn/k_bias")
+    return {name: leaf for name, leaf in named.items() if not name.endswith(blind)}
 
 
 @pytest.mark.slow
