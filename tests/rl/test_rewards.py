@@ -23,7 +23,7 @@ from gpt_jax.generate.sampler import Rollout
 from gpt_jax.metrics import mean, read_metrics
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
-from gpt_jax.models.heads import axes_of, init_scorer
+from gpt_jax.models.heads import init_scorer
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.offload import HOST, check_offload, to_host
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
@@ -186,11 +186,13 @@ def test_a_row_left_out_is_as_if_it_had_not_been_sampled():
 def test_frozen_parameters_on_the_host_make_the_same_update():
     mesh = make_mesh(MeshConfig(data=1, fsdp=2))
     check_offload(mesh)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 10, axes_of(*MODEL))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, eps=1e-5), 10, tiny.AXES)
     with jax.set_mesh(mesh):
-        policy = states.create(tiny.params, mesh=mesh)
+        policy = states.create(tiny.params, axes=tiny.AXES, mesh=mesh)
         scorer = states.create(
-            lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)), mesh=mesh
+            lambda: init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2)),
+            axes=tiny.AXES,
+            mesh=mesh,
         )
         frozen, ends = {"reference": policy, "reward": scorer}, []
         for offloaded in (False, True):
