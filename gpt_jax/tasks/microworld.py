@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from gpt_jax.data import sources
+from gpt_jax.data.config import DataConfig
 from gpt_jax.data.microworld import gold_score, make_world
 from gpt_jax.tasks.task import Task
 
 
 def rows(split: str) -> list[dict]:
     """The prompts of a split; those of `test` ask for what no training text says."""
-    return sources.read(sources.MICROWORLD, "prompts", split)
+    return DataConfig().read("prompts", split)  # which remembers what it has read
 
 
 def asked(row: dict) -> str:
