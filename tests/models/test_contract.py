@@ -45,7 +45,7 @@ from gpt_jax.train.state import TrainState
 from tests import tiny
 from tests.models.lstm import LSTM
 
-MODEL = LSTM(vocab_size=32, context_length=24, width=16)
+MODEL = LSTM(vocab_size=264, context_length=24, width=16)
 ROWS = [[5, 9, 11, 4, 7, 30, 2], [8, 3, 3], [20, 21, 22, 23, 24]]
 EIGHT = MeshConfig(data=2, fsdp=2, tensor=2)
 apply = jax.jit(forward, static_argnums=0)
