@@ -83,8 +83,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
     with Progress(run.name, config.steps, done=start, quiet=quiet) as progress, jax.set_mesh(mesh):
         if start and due(start) and not run.evaluated(start):
             evaluate(start)
-        if start in sampled and not run.sampled(start):
-            sample(start)
+        if start in sampled:
+            sample(start)  # which a stopped run may not have written, and else writes the same
         for number in range(start + 1, config.steps + 1):
             batch = pipeline.place(stage.batch_at(number - 1), mesh)
             state, metrics = step(state, batch, frozen)

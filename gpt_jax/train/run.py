@@ -14,7 +14,7 @@ from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.rules import Axes
 from gpt_jax.report import write_report
-from gpt_jax.report.openings import add_openings, read_openings
+from gpt_jax.report.openings import add_openings
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
@@ -119,8 +119,3 @@ class Run:
     def write_samples(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes {opening: text} of a step into `samples.jsonl`; all processes must call it."""
         distributed.on_main(lambda: add_openings(self.folder, step, texts))
-
-    def sampled(self, step: int) -> bool:
-        """Whether the samples of a step are written; the same on every process."""
-        rows = read_openings(self.folder) if distributed.is_main() else []
-        return bool(distributed.agree(any(row["step"] == step for row in rows)))

@@ -135,7 +135,7 @@ def test_what_cannot_be_asked_ends_the_run_at_its_start():
 
 @pytest.mark.parametrize("shape", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=8)])
 def test_a_mesh_writes_the_same(shape):
-    """Three openings on eight devices. Break it: give the `TextModel` no mesh."""
+    """Three openings, which eight devices do not divide."""
     one, many = make_mesh(MeshConfig(data=1)), make_mesh(shape)
     texts = []
     for mesh in (one, many):
