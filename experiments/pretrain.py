@@ -75,7 +75,7 @@ def first(model: ModelConfig) -> Callable[..., dict]:
 
 
 def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
-    """The stage: a model from nothing, on packed documents, which is seen learning to write."""
+    """The stage: a model from nothing, on packed documents."""
     recipe, model = config.pretrain, config.pretrain.model
     train, test = (
         pack_documents(config.data.read("text", split), tokenizer, model.context_length)

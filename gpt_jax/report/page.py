@@ -243,8 +243,8 @@ def _openings(folder: Path) -> str:
     if not rows:
         return ""
     explanation = (
-        "How the model goes on with the same openings of held-out documents, after more and more "
-        "steps of pretraining; it is cut after a few words."
+        "How the model goes on with the same openings of held-out documents while it learns. A "
+        "text ends where the model ends it, or after a few words."
     )
     return (
         f'<h2>Language appears</h2><p class="soft">{explanation}</p>'
