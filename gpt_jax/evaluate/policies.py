@@ -146,7 +146,7 @@ def compare(
             "gold": mean_interval(one.scores_AN.mean(0), clusters) if task.score else None,
             "reward": mean_interval(rewards[name].mean(0), clusters),
             **against_sft(name),
-            "correct": float(one.correct_AN.mean()) if task.correct else None,
+            "correct": float((one.verdicts_AN == "right").mean()) if task.verdict else None,
             "kl_from_sft": moved.get(name, {}).get("kl"),
             "length": float(one.lengths_AN.mean()),
             "entropy": moved.get(name, {}).get("entropy"),

@@ -18,12 +18,12 @@ class Performance(NamedTuple):
     Attributes:
       completions_AN: the answers, `completions_AN[a][n]`.
       scores_AN: the task's scores, float64; None if it has none.
-      correct_AN: which are right, bool; None if the task cannot say.
+      verdicts_AN: the task's verdicts, strings; None if it has none.
     """
 
     completions_AN: list[list[Completion]]
     scores_AN: np.ndarray | None
-    correct_AN: np.ndarray | None
+    verdicts_AN: np.ndarray | None
 
     @property
     def texts_AN(self) -> list[list[str]]:
@@ -76,4 +76,4 @@ def judge(task: Task, rows: Sequence[dict], completions_AN: list[list[Completion
     scores_AN = each(task.score, "text", "stopped")
     if scores_AN is not None:
         scores_AN = scores_AN.astype(np.float64)
-    return Performance(completions_AN, scores_AN, each(task.correct, "text"))
+    return Performance(completions_AN, scores_AN, each(task.verdict, "text"))
