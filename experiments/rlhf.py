@@ -200,7 +200,8 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         seed=config.seed,
     )
     compared = policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference)
-    models, found = policies.compare(compared, task, rows, sampling, left_out)
+    models, found, own_samples = policies.compare(compared, task, rows, sampling, left_out)
+    judged = judge_reward_model(folder / "reward", config.data, mesh)
     return {
         "experiment": "rlhf",
         "preset": config.preset,
@@ -209,7 +210,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "command": command.invocation("rlhf"),
         "models": models,
         "left_out": left_out.entries(),
-        "reward_model": judge_reward_model(folder / "reward", config.data, mesh),
+        "reward_model": judged | {"own_samples": own_samples},
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],

@@ -9,7 +9,7 @@ nats at most (Stiennon et al. 2020, G.3), and needs no training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,15 @@ from gpt_jax.data.left_out import DROPPED, LeftOut
 from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers
-from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
+from gpt_jax.evaluate.statistics import (
+    Interval,
+    best_of_others,
+    mean_interval,
+    paired_difference,
+    win_rate,
+)
 from gpt_jax.evaluate.task import Performance, evaluate_task, judge
+from gpt_jax.evaluate.verdicts import ranked_pairs, shares, shares_by_kind, style_and_substance
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
@@ -43,6 +50,24 @@ class Policies(NamedTuple):
     base: TextModel
     learned: TextModel
     reward: Reward
+
+
+class Comparison(NamedTuple):
+    """What `compare` finds.
+
+    Attributes:
+      models: what a report shows of each model, in the order in which they came to be: its name,
+        gold, reward, the difference from SFT, its style and its substance, and the win rate against
+        SFT; right, unknown, wrong, by_kind and the difference of right from SFT; kl_from_sft,
+        length, entropy.
+      answers: by the models' names.
+      own_samples: how well the reward model ranks what SFT and PPO answer themselves; {} if the
+        task has no score.
+    """
+
+    models: list[dict]
+    answers: dict[str, Performance]
+    own_samples: dict[str, dict]
 
 
 def fitting_rows(task: Task, tokenizer: Tokenizer, room: int, left_out: LeftOut) -> list[dict]:
@@ -73,7 +98,7 @@ def compare(
     rows: Sequence[dict],
     sampling: Sampling,
     left_out: LeftOut,
-) -> tuple[list[dict], dict[str, Performance]]:
+) -> Comparison:
     """All policies on the same prompts.
 
     Args:
@@ -82,10 +107,6 @@ def compare(
       rows: of the task.
       sampling: how each answers; its n is that of best-of-n.
       left_out: counts the prompts that had to be shortened.
-
-    Returns:
-      What a report shows of each (its name, gold, reward, the difference from SFT and the win rate
-      against it, correct, kl_from_sft, length, entropy), and the answers, by name.
     """
     sft, n = policies.finetuned, sampling.n
     # One more, so that best-of-n meets answers that it was not chosen from.
@@ -124,6 +145,7 @@ def compare(
             sft.config, model.params, sft.params, group, sampling.temperature, sft.mesh
         )
     clusters = [task.cluster(row) for row in rows] if task.cluster else None
+    kinds = [task.kind(row) for row in rows] if task.kind else [None] * len(rows)
     scores = {name: one.scores_AN for name, one in found.items()} if task.score else rewards
 
     def against_sft(name: str) -> dict:
@@ -132,6 +154,14 @@ def compare(
         if name == "SFT":
             return {"win_rate_vs_sft": None}
         result = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
+        if task.verdict:
+            judged = found[name].verdicts_AN, found["SFT"].verdicts_AN
+            right, right_sft = ((verdicts_AN == "right").mean(0) for verdicts_AN in judged)
+            result["right_difference"] = paired_difference(right, right_sft, clusters)
+            for part, gains_N in zip(
+                ("style", "substance"), style_and_substance(ours, theirs, *judged), strict=True
+            ):
+                result[part] = mean_interval(gains_N, clusters)
         if name == best:
             ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
             meets = np.eye(n + 1)[:, :, None]
@@ -146,10 +176,49 @@ def compare(
             "gold": mean_interval(one.scores_AN.mean(0), clusters) if task.score else None,
             "reward": mean_interval(rewards[name].mean(0), clusters),
             **against_sft(name),
-            "correct": float((one.verdicts_AN == "right").mean()) if task.verdict else None,
+            **(shares(one.verdicts_AN, clusters) if task.verdict else {}),
+            "by_kind": shares_by_kind(one.verdicts_AN, clusters, kinds) if task.verdict else {},
             "kl_from_sft": moved.get(name, {}).get("kl"),
             "length": float(one.lengths_AN.mean()),
             "entropy": moved.get(name, {}).get("entropy"),
         }
 
-    return [row_of(name) for name in found], found
+    own_samples = {}
+    if task.score:
+        own_samples = {n: judge_rewards(rewards[n], found[n], clusters) for n in ("SFT", "PPO")}
+    return Comparison([row_of(name) for name in found], found, own_samples)
+
+
+def judge_rewards(
+    rewards_AN: np.ndarray, answers: Performance, clusters_N: Sequence[Hashable] | None
+) -> dict:
+    """Whether a reward model tells the better of two answers of one model to one prompt.
+
+    Args:
+      rewards_AN: what it gives to every answer.
+      answers: with their scores and, if the task has them, their verdicts.
+      clusters_N: as for `mean_interval`.
+
+    Returns:
+      `accuracy` [mean, low, high] on all `pairs` of answers with different scores, and
+      `right_over_wrong` on the `right_over_wrong_pairs` of a right answer and a wrong one, both
+      ended by themselves; None where there is no such pair.
+    """
+    verdicts_AN = answers.verdicts_AN
+    of_scores = ranked_pairs(rewards_AN, answers.scores_AN)
+    if verdicts_AN is None:
+        of_verdicts = ranked_pairs(rewards_AN, answers.scores_AN, False)
+    else:
+        decided_AN = answers.stopped_AN & (verdicts_AN != "unknown")
+        of_verdicts = ranked_pairs(rewards_AN, verdicts_AN == "right", decided_AN)
+
+    def interval(correct_P: np.ndarray, prompts_P: np.ndarray) -> Interval | None:
+        ids = prompts_P.tolist() if clusters_N is None else [clusters_N[n] for n in prompts_P]
+        return mean_interval(correct_P, ids) if len(correct_P) else None
+
+    return {
+        "accuracy": interval(*of_scores),
+        "pairs": len(of_scores[0]),
+        "right_over_wrong": interval(*of_verdicts),
+        "right_over_wrong_pairs": len(of_verdicts[0]),
+    }

@@ -31,6 +31,11 @@ class Performance(NamedTuple):
         return [[completion.text for completion in group] for group in self.completions_AN]
 
     @property
+    def stopped_AN(self) -> np.ndarray:
+        """Which answers the model ended by itself; bool."""
+        return np.array([[completion.stopped for completion in c] for c in self.completions_AN])
+
+    @property
     def lengths_AN(self) -> np.ndarray:
         """Tokens of every answer, its stop token included; int."""
         return np.array([[len(c.tokens) for c in group] for group in self.completions_AN])
