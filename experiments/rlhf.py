@@ -199,7 +199,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         n=config.evaluate.answers,
         seed=config.seed,
     )
-    compared = policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference)
+    compared = policies.Policies(sft, base, {"PPO": ppo}, preference)
     models, found, own_samples = policies.compare(compared, task, rows, sampling, left_out)
     judged = judge_reward_model(folder / "reward", config.data, mesh)
     return {
