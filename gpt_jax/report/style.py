@@ -55,6 +55,9 @@ td.best { font-weight: 700; background: var(--best); }
 .pair, .charts, .stages { display: grid; gap: 1.2rem; }
 .pair, .stages { grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+.pair { margin-top: 1.5rem; }
+.pair > section > .soft { font-size: 0.9rem; }
+.more { font-size: 0.9rem; }
 .stages > .many { grid-column: 1 / -1; }
 .stage > p { margin-bottom: 0.6rem; font-size: 0.9rem; }
 .stages { row-gap: 2.4rem; margin-top: 1.2rem; }
