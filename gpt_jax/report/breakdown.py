@@ -76,9 +76,9 @@ def by_kind(results: Mapping) -> Table:
         found = [model["by_kind"][kind] for model in models]
         shares = [(one["right"][0], one["unknown"], one["wrong"]) for one in found]
         cells = [" / ".join(f"{100 * share:.0f}" for share in one) for one in shares]
-        most = max(right for right, *_ in shares)
+        rights = {right for right, *_ in shares}
         rows.append([kind.replace("_", " "), f"{first['prompts']:,}", *cells])
-        best.append([False, False, *(len(found) > 1 and right == most for right, *_ in shares)])
+        best.append([False, False, *(len(rights) > 1 and one[0] == max(rights) for one in shares)])
     return Table(
         ["question", "prompts", *(model["name"] for model in models)],
         rows,

@@ -71,7 +71,7 @@ def _page(folder: Path) -> str:
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p class="verdict">{escape(verdict)}</p>
+{_headline(verdict)}
 <p class="soft">{escape(_facts(results))}</p>
 </header>
 <main>
@@ -84,6 +84,13 @@ def _page(folder: Path) -> str:
 </body>
 </html>
 """
+
+
+def _headline(verdict: str) -> str:
+    """What is claimed, large, and the numbers that it rests on."""
+    claim, colon, numbers = escape(verdict).partition(": ")
+    small = f'{colon}<span class="numbers">{numbers}</span>' if colon else ""
+    return f'<p class="verdict">{claim}{small}</p>'
 
 
 def _read_json(path: Path) -> dict:
@@ -160,7 +167,7 @@ def _results(results: Mapping) -> str:
     ]
     return (
         f'<h2>Results</h2><p class="soft">{explanation}</p>{_cells("results", first, names)}'
-        f'<div class="pair">{"".join(figures)}</div><div class="pair">{"".join(more)}</div>'
+        f'<div class="pair">{"".join(figures)}</div><div class="behind">{"".join(more)}</div>'
     )
 
 

@@ -119,7 +119,7 @@ def models_table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table
         values = [column.value(model) for model in models]
         known = [value for value in values if value is not None]
         for row, value in enumerate(values):
-            best[row][place] = column.best and len(known) > 1 and value == max(known)
+            best[row][place] = column.best and len(set(known)) > 1 and value == max(known)
     headings = ["model", *(column.heading for column in columns)]
     return Table(headings, rows, best, note=NOTE)
 

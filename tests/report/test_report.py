@@ -331,7 +331,7 @@ def test_the_tables_behind_the_scores():
         "| right answers (points) | 20.0 [12.0, 28.0] |",
         "| question | prompts | base | SFT | PPO |",
         "| fact | 1,200 | 10 / 0 / 90 | 50 / 25 / 25 | **70 / 12 / 18** |",
-        "| two hop | 34 | **25 / 50 / 25** | **25 / 50 / 25** | **25 / 50 / 25** |",
+        "| two hop | 34 | 25 / 50 / 25 | 25 / 50 / 25 | 25 / 50 / 25 |",
         "| held-out comparisons | 90.0% [88.0, 92.0] | 929 |",
         "| answers of PPO | 60.0% [55.0, 65.0] | 1,500 |",
     ):
