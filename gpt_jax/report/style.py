@@ -30,7 +30,7 @@ p { margin: 0.3rem 0 1rem; }
   margin: 0.6rem 0 0.9rem; font-size: clamp(1.3rem, 3.2vw, 1.9rem); line-height: 1.3;
   font-weight: 650; letter-spacing: -0.01em; text-wrap: balance;
 }
-.numbers { display: block; font-size: 0.6em; font-weight: 400; line-height: 1.5; letter-spacing: 0; }
+.numbers { display: block; font: 400 0.6em/1.5 system-ui, sans-serif; letter-spacing: 0; }
 .soft, small, figcaption { color: var(--soft); }
 small { font-size: 0.82em; white-space: nowrap; }
 .note {
