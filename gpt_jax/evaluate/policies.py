@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from gpt_jax.data.left_out import DROPPED, LeftOut
@@ -122,14 +123,18 @@ def compare(
 
     def rewards_of(name: str) -> np.ndarray:
         groups = behind_prompts(found[name])
-        return np.array([answers.score(group, policies.reward, sft.mesh) for group in groups])
+        # Together, so that only the last batch of all has rows that are not needed.
+        together = jax.tree.map(lambda *xs: np.concatenate(xs), *groups)
+        scores = answers.score(together, policies.reward, sft.mesh)
+        return scores.reshape(len(groups), len(rows))
 
     rewards = {"base": rewards_of("base"), "SFT": rewards_of("SFT")}
     best = f"best-of-{n}"
     chosen_N, candidates_AN = rewards["SFT"][:n].argmax(axis=0), found["SFT"].completions_AN
     found[best] = judge(task, rows, [[candidates_AN[a][i] for i, a in enumerate(chosen_N)]])
+    rewards[best] = rewards["SFT"][:n].max(axis=0, keepdims=True)
     found |= evaluate_task(policies.learned, task, sampling, rows)
-    rewards |= {name: rewards_of(name) for name in (best, *policies.learned)}
+    rewards |= {name: rewards_of(name) for name in policies.learned}
     moved = {best: {"kl": float(np.log(n) - (n - 1) / n)}}
     for name, model in {"SFT": sft, **policies.learned}.items():
         (group, *_) = behind_prompts(found[name])

@@ -99,6 +99,25 @@ def test_the_reward_model_meets_the_policies_own_answers(compared):
     assert 0 < pairs == compared.own_samples["SFT"]["right_over_wrong_pairs"]
 
 
+def test_rewards_are_those_of_each_answer(compared):
+    """Break it: reshape the rewards of all answers to (prompts, answers)."""
+    for model in compared.models:
+        texts = [text for group in compared.answers[model["name"]].texts_AN for text in group]
+        lengths = [len(Speaker.tokenizer.encode(text)) for text in texts]
+        assert model["reward"][0] == pytest.approx(np.mean(lengths))
+    own = compared.answers["SFT"]
+    tokens = own.lengths_AN
+    right = own.scores_AN
+    counted = [
+        0.5 + 0.5 * np.sign((right[a, n] - right[b, n]) * (tokens[a, n] - tokens[b, n]))
+        for n in range(len(ROWS))
+        for a in range(4)
+        for b in range(a)
+        if right[a, n] != right[b, n]
+    ]
+    assert compared.own_samples["SFT"]["accuracy"][0] == pytest.approx(np.mean(counted))
+
+
 def test_without_a_score_the_reward_decides(monkeypatch):
     monkeypatch.setattr(policies.answers, "divergence", lambda *_: {"kl": 1.0, "entropy": 0.5})
     first = HostReward(lambda rollout: rollout.completion_BC.ids[:, 0].tolist())
