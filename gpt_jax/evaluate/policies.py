@@ -9,7 +9,7 @@ nats at most (Stiennon et al. 2020, G.3), and needs no training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,13 +35,14 @@ class Policies(NamedTuple):
     Attributes:
       finetuned: what the others are measured from.
       base: what it was finetuned from, in its own layout.
-      learned: what was learned from the reward, in the finetuned model's layout and shape.
+      learned: what was learned from the reward, by name, in the finetuned model's layout and
+        shape.
       reward: a reward model's, which reads the finetuned model's tokens.
     """
 
     finetuned: TextModel
     base: TextModel
-    learned: TextModel
+    learned: Mapping[str, TextModel]
     reward: Reward
 
 
@@ -114,11 +115,11 @@ def compare(
     best = f"best-of-{n}"
     chosen_N, candidates_AN = rewards["SFT"][:n].argmax(axis=0), found["SFT"].completions_AN
     found[best] = judge(task, rows, [[candidates_AN[a][i] for i, a in enumerate(chosen_N)]])
-    found |= evaluate_task({"PPO": policies.learned}, task, sampling, rows)
-    rewards |= {best: rewards_of(best), "PPO": rewards_of("PPO")}
+    found |= evaluate_task(policies.learned, task, sampling, rows)
+    rewards |= {name: rewards_of(name) for name in (best, *policies.learned)}
 
     moved = {best: {"kl": float(np.log(n) - (n - 1) / n)}}
-    for name, model in (("SFT", sft), ("PPO", policies.learned)):
+    for name, model in {"SFT": sft, **policies.learned}.items():
         (group, *_) = behind_prompts(found[name])
         moved[name] = answers.divergence(
             sft.config, model.params, sft.params, group, sampling.temperature, sft.mesh
