@@ -40,6 +40,7 @@ from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, run_verdict, write_report, write_samples
+from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
 from gpt_jax.tasks.prompts import task_of
@@ -106,11 +107,6 @@ def main(config: Config) -> dict:
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
     distributed.on_main(lambda: publish(folder, results))
     return results
-
-
-def kind_of(name: str) -> str:
-    """Of which kind a stage is: that of a later round has the number behind it."""
-    return name.rstrip("0123456789")
 
 
 def is_done(name: str, config: command.Common) -> bool:

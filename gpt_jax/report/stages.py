@@ -141,6 +141,28 @@ STAGES = {
 }
 
 
+def kind_of(name: str) -> str:
+    """What a stage of a run does: "ppo" for "ppo2", which is that of the second round."""
+    return name.rstrip("0123456789")
+
+
+def view_of_stage(name: str) -> StageView:
+    """How to show a stage of a run; its round is in the title."""
+    kind = kind_of(name)
+    view, number = STAGES[kind], name.removeprefix(kind)
+    return view._replace(title=f"{view.title}, round {number}") if number else view
+
+
+def stages_of(config: Mapping) -> list[str]:
+    """The stages that a whole run has by its config.json, in their order."""
+    names = [name for name in STAGES if name in config] or list(STAGES)
+    if config.get("data", {}).get("comparisons"):
+        names = [name for name in names if name != "label"]  # they are ready-made
+    later = range(2, config.get("rounds", 1) + 1)
+    repeated = [name for name in names if name in ("label", "reward", "ppo")]
+    return names + [f"{name}{number}" for number in later for name in repeated]
+
+
 def view_of(name: str, config: Mapping, rows: Rows) -> StageView:
     """How to show a stage's folder.
 
