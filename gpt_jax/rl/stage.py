@@ -23,6 +23,7 @@ from gpt_jax.rl.scoring import Scoring
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.command import Common
 from gpt_jax.train.optim import OptimizerConfig, rate_at
+from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
 
@@ -50,6 +51,8 @@ class OnlineConfig(Common):
 
     init_from: str = "runs/sft/default"
     """The SFT run's folder: where the policy starts and what it is held close to."""
+    policy_from: str | None = None
+    """An earlier run's folder, from whose policy this one goes on instead."""
     reward_from: str = "runs/reward/default"
     """The reward model's folder; its shape may be another than the policy's."""
     reward: Judge = Judge()
@@ -101,9 +104,10 @@ def online_stage(
     updates = recipe.passes.updates
 
     def load(mesh: Mesh) -> Parameters:
-        policy = load_params(config.init_from, mesh)
+        reference = load_params(config.init_from, mesh)
+        policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
         scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
-        frozen = {"reference": policy, "reward": scorer}
+        frozen = {"reference": reference, "reward": scorer}
         if recipe.offload_frozen:
             frozen = to_host(frozen)
         return Parameters((policy, scorer if from_scorer else policy), frozen)

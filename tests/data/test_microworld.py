@@ -344,23 +344,6 @@ def test_ranks_are_the_gold_order(rows):
     assert 0.5 <= differing / unequal <= 0.6
 
 
-@pytest.mark.parametrize("label_noise", [0.1, 0.27])
-def test_label_noise_is_as_asked(label_noise):
-    clean = list(documents.comparisons(WORLD, "train", 1500))
-    noisy = list(documents.comparisons(WORLD, "train", 1500, label_noise))
-    flipped, pairs, chosen_flipped = 0, 0, 0
-    for a, b in zip(clean, noisy, strict=True):
-        assert a["completions"] == b["completions"]
-        for i, j in itertools.combinations(range(4), 2):
-            if a["ranks"][i] != a["ranks"][j]:
-                pairs += 1
-                flipped += (a["ranks"][i] < a["ranks"][j]) != (b["ranks"][i] < b["ranks"][j])
-        rank = dict(zip(a["completions"], a["ranks"], strict=True))
-        chosen_flipped += rank[b["chosen"]] > rank[b["rejected"]]
-    assert flipped / pairs == pytest.approx(label_noise, abs=0.02)
-    assert chosen_flipped / len(noisy) == pytest.approx(label_noise, abs=0.04)
-
-
 def test_completions_that_never_end_say_so(rows):
     endless = [
         text

@@ -1,15 +1,13 @@
 """The rows of the four configs: texts, demonstrations, comparisons and prompts."""
 
-import math
-
 from gpt_jax.data.microworld import answers
 from gpt_jax.data.microworld.facts import LARGEST_OPERAND, generator
 from gpt_jax.data.microworld.language import RELATIONS, SUM_STATEMENTS
 from gpt_jax.data.microworld.questions import KINDS, Question, state
 from gpt_jax.data.microworld.world import World
+from gpt_jax.data.ranking import NOTICEABLE, ranks_of, unequal_pairs
 
 COMPLETIONS_PER_PROMPT = 4
-NOTICEABLE = 0.05  # gold scores closer than this look alike to a labeller
 
 
 def texts(world: World, split: str, count: int):
@@ -52,22 +50,16 @@ def demonstrations(world: World, split: str, count: int):
         }
 
 
-def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
+def comparisons(world: World, split: str, count: int):
     """Yields {"prompt", "completions"[K], "stopped"[K], "ranks"[K], "chosen", "rejected", ...}.
 
     `stopped` says whether a completion ended with the stop token; one that did not was cut at the
     length limit and must be shown to the reward model without the token. Rank 0 is best, equal
-    ranks are ties: labellers do not notice a difference in gold score below 0.05, such as two
+    ranks are ties: labelers do not notice a difference in gold score below 0.05, such as two
     words more. `chosen` and `rejected` are a random pair with unequal ranks.
-
-    `label_noise` is the share of unequal pairs that are labelled the wrong way round. Labellers
-    err as in the Bradley-Terry model: a ranking is drawn from the Plackett-Luce distribution over
-    gold scores (add Gumbel noise to score / temperature, sort), with the temperature that makes
-    the expected share of errors `label_noise`. InstructGPT's labellers agreed with one another on
-    about 73% of pairs, which is `label_noise=0.27`.
     """
     rng = generator(world.facts.seed, f"comparisons {split}")
-    rows = []
+    drawn = generator(world.facts.seed, f"labels {split}")
     for question in _questions(world, rng, split, count):
         scored = None
         while scored is None or max(scored) - min(scored) < NOTICEABLE:
@@ -81,17 +73,10 @@ def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
                 round(world.gold_score(question.prompt, text, stopped), 6)
                 for text, stopped in written.items()
             ]
-        rows.append((question.prompt, list(written), list(written.values()), scored))
-    temperature = _temperature([scored for *_, scored in rows], label_noise)
-    noise = generator(world.facts.seed, f"labels {split}")
-    for prompt, completions, stopped, scored in rows:
-        ranks = _ranks(scored, temperature, noise)
-        pairs = [
-            (i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]
-        ]
-        best, worst = noise.choice(pairs)
+        completions, stopped, ranks = list(written), list(written.values()), ranks_of(scored)
+        best, worst = drawn.choice(unequal_pairs(ranks))
         yield {
-            "prompt": prompt,
+            "prompt": question.prompt,
             "completions": completions,
             "stopped": stopped,
             "ranks": ranks,
@@ -117,45 +102,6 @@ def _distinct_questions(world: World, rng, split: str, count: int) -> list[Quest
                 question = world.draw(rng, kind, split == "test")
                 found[question.prompt] = question
     return rng.sample(list(found.values()), len(found))
-
-
-def _ranks(scored: list[float], temperature: float, rng) -> list[int]:
-    """Ranks from 0 (best). Scores that a labeller cannot tell apart share a rank; at temperature 0
-    the ranks are the truth."""
-    levels: list[list[float]] = []
-    for score in sorted(set(scored), reverse=True):
-        if levels and levels[-1][0] - score < NOTICEABLE:
-            levels[-1].append(score)
-        else:
-            levels.append([score])
-    if temperature > 0:
-        drawn = {
-            id(level): level[0] / temperature - math.log(-math.log(rng.random()))
-            for level in levels
-        }
-        levels.sort(key=lambda level: drawn[id(level)], reverse=True)
-    return [next(i for i, level in enumerate(levels) if score in level) for score in scored]
-
-
-def _temperature(scores: list[list[float]], label_noise: float) -> float:
-    """The temperature at which the mean error over unequal pairs is `label_noise`."""
-    if not 0.0 <= label_noise < 0.5:
-        raise ValueError(f"label_noise must lie in [0, 0.5), not {label_noise}")
-    if label_noise == 0.0:
-        return 0.0
-    gaps = [
-        abs(a - b)
-        for row in scores
-        for i, a in enumerate(row)
-        for b in row[:i]
-        if abs(a - b) >= NOTICEABLE
-    ]
-    low, high = 1e-4, 1e4
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        error = sum(1 / (1 + math.exp(min(gap / middle, 700))) for gap in gaps) / len(gaps)
-        low, high = (middle, high) if error < label_noise else (low, middle)
-    return middle
 
 
 # Documents.
