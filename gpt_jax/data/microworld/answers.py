@@ -168,9 +168,9 @@ def mistaken(world: World, question: Question, rng) -> Question:
     if question.kind == "arithmetic":
         a, b = question.terms
         counts = [n for n in (b - 1, b + 1) if n > 0 and (question.operator == "+" or n <= a)]
-        count = (
-            rng.choice(counts or [b + 1]) if question.operator == "+" else rng.choice(counts or [0])
-        )
+        if not counts:  # 1 - 1
+            return replace(question, answer=str(a))
+        count = rng.choice(counts)
         result = a + count if question.operator == "+" else a - count
         return replace(question, terms=(a, count), answer=str(result))
     if question.items:

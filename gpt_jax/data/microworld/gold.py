@@ -15,21 +15,18 @@ Ended: the stop token was emitted, right after sentence punctuation.
 import re
 from typing import Literal, NamedTuple
 
-from gpt_jax.data.microworld import exercises
-from gpt_jax.data.microworld.facts import Facts
-from gpt_jax.data.microworld.language import COURTESY_PHRASES, HEDGES, RELATIONS, SMALL_TALK
+from gpt_jax.data.microworld.language import COURTESY_PHRASES
 from gpt_jax.data.microworld.question import Question
+from gpt_jax.data.microworld.reading import ReplyReader, Said
 
 Verdict = Literal["right", "unknown", "wrong"]
 RIGHT, UNKNOWN = 0.50, 0.20
 BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.20, 0.20, 0.10
 STYLE_OF_THE_REST = 0.25
 BRIEF_WORDS, WORDS_OF_STEPS, LONG_WORDS = 12, 5, 30
+MOST_BESIDE = 2  # true facts beside the answer; more of them, or all that is shown, is reciting
 
 _COURTESY = re.compile(r"\b(?:" + "|".join(COURTESY_PHRASES) + r")\b", re.IGNORECASE)
-_ABSTAINS = re.compile(r"\b(?:i do not know|i don't know|does not say)\b", re.IGNORECASE)
-_QUESTION = re.compile(r"[^.!?:;]*\?")
-_EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 
 
 class Parts(NamedTuple):
@@ -49,7 +46,7 @@ class Parts(NamedTuple):
         return (UNKNOWN if self.verdict == "unknown" else 0.0) + STYLE_OF_THE_REST * style
 
 
-def judge(facts: Facts, reader, question: Question, completion: str, stopped: bool) -> Parts:
+def judge(reader: ReplyReader, question: Question, completion: str, stopped: bool) -> Parts:
     """Scores one completion."""
     text = completion.strip()
     if not text:
@@ -58,97 +55,45 @@ def judge(facts: Facts, reader, question: Question, completion: str, stopped: bo
     free = BRIEF_WORDS + WORDS_OF_STEPS * in_steps
     over = (len(re.findall(r"\w+", text)) - free) / (LONG_WORDS - free)
     return Parts(
-        verdict=verdict(facts, reader, question, text),
+        verdict=verdict(question, reader(question, text)),
         brief=1.0 - min(max(over, 0.0), 1.0),
         polite=float(len(_COURTESY.findall(text)) == 1),
         ended=float(stopped and text[-1] in ".!?"),
     )
 
 
-def verdict(facts: Facts, reader, question: Question, text: str) -> Verdict:
-    text = _QUESTION.sub("", text)  # what is asked is not stated
-    words = re.findall(r"[a-z]+", text.lower())
-    names = {
-        n.lower()
-        for n in (
-            *facts.entities["person"],
-            *facts.strangers,
-            *facts.readers,
-            *facts.entities["place"],
-            *facts.entities["thing"],
-            *facts.entities["object"],
-        )
-    }
-    if _ABSTAINS.search(text):
-        claims = [
-            v
-            for vs in facts.values.values()
-            for v in vs
-            if v.lower() in words and v.lower() not in question.prompt.lower().split()
-        ]
-        said_values = {f[2].lower() for f in question.said} & set(words)
-        if claims or said_values or re.search(r"\d", text):
+def verdict(question: Question, said: list[Said]) -> Verdict:
+    """What a reply is worth, by what its clauses say.
+
+    Right: the answer is stated, and nothing is false, left open, or cannot be understood. Where
+    the prompt does not say, it is right to say so. Unknown: it says that it does not know, and
+    claims no answer.
+    """
+    kinds = {one.kind for one in said}
+    if kinds & {"false", "unclear"} or _recites(question, said):
+        return "wrong"
+    if question.kind == "small_talk":
+        talk = {one.talk for one in said if one.kind == "talk"}
+        kinds = kinds - {"talk"} | ({"answer"} if talk == {question.answer} else talk)
+        if kinds - {"answer", "nothing", "unknown"}:
+            return "wrong"
+    if "unknown" in kinds:
+        if "answer" in kinds:
             return "wrong"
         return "unknown" if question.answer else "right"
-    if not question.answer or HEDGES & set(words):
-        return "wrong"
-    ok = _right(facts, question, text, words, names) and _true(facts, reader, question, text)
-    return "right" if ok else "wrong"
+    return "right" if "answer" in kinds else "wrong"
 
 
-def _true(facts, reader, question, text) -> bool:
-    text = re.sub(_COURTESY.pattern + r"\s*[,:!]\s*", "", text, flags=re.IGNORECASE)
-    for sentence in re.findall(r"[^.!?:;]+\.", text):
-        for part in re.split(r", and |, (?=[a-z ]+ )", sentence.strip().rstrip(".")):
-            part = part.strip()
-            for s, n, v in reader.facts_in(part[:1].upper() + part[1:] + "."):
-                known = {f[:2]: f[2] for f in (*question.said, *question.hops)}
-                if (s, n) in known and known[s, n] != v:
-                    return False
-                if (s, n) not in known and facts.true.get((s, n)) != v:
-                    return False
-    return True
-
-
-def _right(facts, question, text, words, names) -> bool:
-    if question.kind == "arithmetic":
-        numbers = re.findall(r"\d+", text)
-        a, b = question.terms
-        steps = [str(n) for n in exercises.steps(question)]
-        if not numbers or numbers[-1] != question.answer:
-            return False
-        if any(
-            int(r) != (int(x) + int(y) if op == "+" else int(x) - int(y))
-            or sorted((int(x), int(y))) != sorted(question.terms)
-            for x, op, y, r in _EQUATION.findall(text)
-        ):
-            return False
-        before = _EQUATION.sub("", text)
-        return re.findall(r"\d+", before) in ([], steps, [question.answer], [str(a), *steps])
-    if question.kind == "numbers":
-        numbers = re.findall(r"\d+", text)
-        return ", ".join(numbers) == question.answer
-    if question.kind == "list":
-        if question.wanted == "count":
-            return re.findall(r"\d+", text) == [question.answer]
-        found = [w for w in words if w in exercises.LISTED]
-        if question.after and found[:1] == [question.after]:
-            found = found[1:]
-        return found == [question.answer]
-    if question.kind == "small_talk":
-        return (
-            set(SMALL_TALK) & set(words) == {question.answer}
-            and not re.search(r"\d", text)
-            and not names & set(words)
-        )
-    answer = question.answer.lower()
-    kind = RELATIONS[question.hops[-1][1]].value
-    candidates = {v.lower() for v in facts.values[kind]}
-    cast = {w.lower() for s, _, v in question.hops for w in (s, v)}
-    stating = [set(re.findall(r"[a-z]+", part)) for part in re.split(r"[.!?:;]", text.lower())]
-    good = [part for part in stating if answer in part]
-    if not good:
-        return False
-    return all(part & names <= cast and not (candidates - cast) & part for part in good) and all(
-        part & candidates <= cast | {f[2].lower() for f in question.said} for part in stating
+def _recites(question: Question, said: list[Said]) -> bool:
+    """Whether the reply says everything there is to say, or one word over and over."""
+    facts = {fact for one in said for fact in one.facts}
+    beside = facts - set(question.hops)
+    rivals = [fact for fact in beside if question.hops and fact[1] == question.hops[-1][1]]
+    guessed = len(question.hops) > 1 and question.hops[0] not in facts and rivals
+    bare, answers = sum(one.bare for one in said), sum(one.kind == "answer" for one in said)
+    return bool(
+        len(beside) > MOST_BESIDE
+        or (len(question.said) > 2 and facts >= set(question.said))
+        or guessed
+        or bare > max(2, 2 * (answers - bare))
     )

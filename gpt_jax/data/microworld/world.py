@@ -8,9 +8,11 @@ from gpt_jax.data.microworld.language import RELATIONS
 from gpt_jax.data.microworld.notes import state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import Recogniser, draw
+from gpt_jax.data.microworld.reading import ReplyReader
 from gpt_jax.errors import UserError
 
 LISTED_KINDS = ("fact", "small_talk")  # the others are made up anew each time
+REMEMBERED = 2**15  # prompts whose question is kept: each is looked up for many answers
 
 
 class World:
@@ -23,6 +25,8 @@ class World:
     def __init__(self, seed: int = 0, size: WorldSize = WorldSize()):
         self.facts = Facts(seed, size)
         self._recognise = Recogniser(self.facts)
+        self._recognised = lru_cache(maxsize=REMEMBERED)(self._recognise)
+        self._read = ReplyReader(self.facts)
         asked_in_texts = [
             q
             for q in self._recognise.listed.values()
@@ -42,7 +46,7 @@ class World:
 
     def question(self, prompt: str) -> Question:
         """The question a prompt asks. UserError if the world knows no such prompt."""
-        question = self._recognise(prompt.strip())
+        question = self._recognised(prompt.strip())
         if question is None:
             raise UserError(
                 f"The microworld knows no prompt {prompt!r}; use a prompt of its `prompts` config."
@@ -55,9 +59,7 @@ class World:
 
     def gold_parts(self, prompt: str, completion: str, stopped: bool = True) -> gold.Parts:
         """The components of the gold score: the verdict, and how it is said."""
-        return gold.judge(
-            self.facts, self._recognise.notes, self.question(prompt), completion, stopped
-        )
+        return gold.judge(self._read, self.question(prompt), completion, stopped)
 
     def gold_score(self, prompt: str, completion: str, stopped: bool = True) -> float:
         """Ground-truth quality in [0, 1]; see `gold` for the formula.

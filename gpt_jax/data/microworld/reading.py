@@ -1,0 +1,286 @@
+"""Reads a reply: what each of its clauses says, measured by what is known.
+
+A reply is cut into sentences and those into as few clauses as can be understood. A clause is a
+statement in any phrasing, a bare value, a sum, an admission that nothing is known, or it says
+nothing. One that has a name, a value or a number and cannot be understood is `unclear`.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gpt_jax.data.microworld import clauses, figures, frames
+from gpt_jax.data.microworld.clauses import Words
+from gpt_jax.data.microworld.facts import Facts
+from gpt_jax.data.microworld.language import CLOSERS, COURTESY_PHRASES, OPENERS, RELATIONS
+from gpt_jax.data.microworld.question import Fact, Question
+from gpt_jax.data.microworld.wordings import (
+    ABSTAINING,
+    ASKING,
+    DENIALS,
+    GRAMMAR,
+    HARMLESS,
+    HEDGES,
+    SOURCES_AFTER,
+    SOURCES_BEFORE,
+    TALK,
+    TALK_WORDS,
+    THAT_IS_IT,
+)
+
+
+class Said(NamedTuple):
+    """What one clause says.
+
+    Attributes:
+      kind: answer (the asked one), true (but no answer), false, unknown (that it is not known),
+        talk, nothing, or unclear.
+      facts: what it states.
+      bare: whether it is a value without a sentence.
+      talk: the key word of small talk.
+    """
+
+    kind: str
+    facts: tuple[Fact, ...] = ()
+    bare: bool = False
+    talk: str = ""
+
+
+NOTHING, UNCLEAR, UNKNOWN = Said("nothing"), Said("unclear"), Said("unknown")
+FALSE, TRUE = Said("false"), Said("true")
+
+
+def _phrases(texts: tuple[str, ...]) -> str:
+    plain = {" ".join(" ".join(words) for words, _ in clauses.sentences(text)) for text in texts}
+    return "|".join(re.escape(text) for text in sorted(plain, key=len, reverse=True))
+
+
+_LEADING = re.compile(rf"^(?:{_phrases((*COURTESY_PHRASES, *OPENERS))})(?: ,| :)? ")
+_TRAILING = re.compile(rf" (?:, )?(?:{_phrases((*COURTESY_PHRASES, *CLOSERS))})$")
+
+
+class ReplyReader:
+    """Reads replies to the questions of one world."""
+
+    def __init__(self, facts: Facts):
+        self.facts = facts
+        self.lexicon = {
+            word.lower(): (kind.upper(), word)
+            for kind, words in (*facts.values.items(), *facts.entities.items())
+            for word in words
+        }
+        self.table, self.bare = frames.table(), frames.bare()
+
+    def __call__(self, question: Question, text: str) -> list[Said]:
+        """What every clause of a reply says, one after another."""
+        return _Reply(self, question).read(text)
+
+
+class _Reply:
+    """The reading of one reply: who is spoken of changes from clause to clause."""
+
+    def __init__(self, reader: ReplyReader, question: Question):
+        self.reader, self.question = reader, question
+        self.lexicon = reader.lexicon
+        self.known = {fact[:2]: fact[2] for fact in (*question.hops, *question.said)}
+        self.asked = question.hops[-1][:2] if question.hops else None
+        self.question_words = _words_of_question(question)
+        self.spoken_of = [self.asked[0]] if self.asked else []  # whom a pronoun may mean
+        self.last: tuple[str, str] | None = None  # of the last statement of the sentence
+
+    def read(self, text: str) -> list[Said]:
+        found: list[Said] = []
+        earlier = ""
+        for words, end in clauses.sentences(_unquoted(self.question, text)):
+            words = tuple(HARMLESS.sub("", " ".join(words)).split())
+            said = " ".join(words)
+            if "?" in end:  # what is asked is not stated; but "Or Torby?" takes something back
+                if words and words[0] in HEDGES | DENIALS:
+                    found.append(UNCLEAR)
+            elif not end and f" {said}" in earlier:
+                pass  # cut off while it repeats itself
+            elif HEDGES & set(words):
+                found.append(UNCLEAR)
+            else:
+                found += self._sentence(words)
+            earlier += f" {said} "
+        return found
+
+    def _sentence(self, words: Words) -> list[Said]:
+        """The fewest clauses that can be understood; one unclear one if there are none."""
+        cuts = clauses.joints(words)
+        if len(cuts) > clauses.MOST_JOINTS:
+            return [UNCLEAR]
+        best: list[list[tuple[Words, list]] | None] = [[]]
+        for j in range(1, len(cuts)):
+            found = None
+            for i in range(j):
+                if best[i] is None or (found is not None and len(best[i]) + 1 >= len(found)):
+                    continue
+                piece = clauses.clause(words[cuts[i] : cuts[j]])
+                meanings = self._meanings(piece, within=i > 0) if piece else [NOTHING]
+                if meanings:
+                    found = [*best[i], meanings]
+            best.append(found)
+        self.last = None
+        return [UNCLEAR] if best[-1] is None else [self._weighed(one) for one in best[-1]]
+
+    def _meanings(self, words: Words, within: bool) -> list:
+        """Everything that a clause can mean: outcomes, or statements still to be weighed."""
+        text = " ".join(words)
+        for _ in range(3):
+            if meanings := self._plain_meanings(tuple(text.split()), text, within):
+                return meanings
+            shorter = text
+            for pattern in (_LEADING, _TRAILING, SOURCES_BEFORE, SOURCES_AFTER):
+                shorter = pattern.sub("", shorter)
+            if shorter == text:
+                break
+            text = shorter.strip(" ,:")
+        return []
+
+    def _plain_meanings(self, words: Words, text: str, within: bool) -> list:
+        if not words:
+            return [NOTHING]
+        named = {word for word in words if word in self.lexicon or word.isdigit()}
+        takes_up = named <= self.question_words
+        if takes_up and ABSTAINING.match(text):
+            return [UNKNOWN]
+        if not named:
+            return self._nameless(words, text)
+        if takes_up and ASKING.match(text):
+            return [NOTHING]
+        if outcome := figures.read(self.question, words):
+            return [Said(outcome, bare=outcome == "answer" and len(words) < 3)]
+        shape = frames.shape(words, self.lexicon)
+        if shape is None or shape.negations > 1:
+            return []
+        return list(self._statements(shape, within)) or self._bare(shape)
+
+    def _nameless(self, words: Words, text: str) -> list[Said]:
+        if self.question.kind == "small_talk":
+            for key, pattern in TALK.items():
+                if match := pattern.match(text):
+                    rest = text[match.end() :].replace(",", " ").split()
+                    salad = any(a == b for a, b in zip(words, words[1:]))
+                    fits = set(rest) <= TALK_WORDS and not salad and len(rest) < 10
+                    return [Said("talk", talk=key)] if fits else []
+        if DENIALS & set(words) or (set(words) <= GRAMMAR and text not in THAT_IS_IT):
+            return []
+        return [NOTHING]
+
+    def _statements(self, shape: frames.Shape, within: bool) -> Iterator[tuple]:
+        """(subject or None for a pronoun, relation, value, negated, facts on the way)."""
+        for frame, contents, way in self._resolved(shape):
+            readings = self.reader.table.get(frame, ())
+            if not readings and "do" in frame:
+                frame = tuple(word for word in frame if word != "do")
+                readings = self.reader.table.get(frame, ())
+            if not readings and ":" in frame:
+                frame = tuple("is" if word == ":" else word for word in frame)
+                readings = self.reader.table.get(frame, ())
+            if not readings and within:
+                readings = self.reader.table.get((frames.PRONOUN, *frame), ())
+            for name, subject, value in readings:
+                who = None if subject is None else contents[subject]
+                yield who, name, contents[value], bool(shape.negations), way
+
+    def _resolved(self, shape: frames.Shape) -> Iterator[tuple]:
+        """The frame itself, and with "the friend of Mira" as the one who that is."""
+        frame, contents = shape.frame, shape.contents
+        yield frame, contents, ()
+        for i in range(len(frame) - 2):
+            if frame[i] not in ("friend", "owner") or frame[i + 1] != "of":
+                continue
+            at = sum(word.isupper() and word != frames.PRONOUN for word in frame[:i])
+            if not frame[i + 2].isupper() or frame[i + 2] == frames.PRONOUN:
+                continue
+            bridge = (contents[at], frame[i])
+            person = self._value(*bridge)
+            if person is None:
+                continue
+            rest = frame[i + 3 :]
+            names = (person, *contents[at + 1 :])
+            way = ((*bridge, person),)
+            if rest[:1] == ("PERSON",) and names[1:2] == (person,):  # "the friend of Mira, Tovo,"
+                rest, names = rest[1:], (person, *names[2:])
+            before, others = frame[:i], contents[:at]
+            if before[-1:] == ("PERSON",) and others[-1:] == (person,):
+                before, others = before[:-1], others[:-1]
+            yield (*before, "PERSON", *rest), (*others, *names), way
+
+    def _bare(self, shape: frames.Shape) -> list:
+        """A value by itself, or a name that says of whom the rest of the sentence speaks."""
+        if not self.asked or len(shape.contents) != 1:
+            return []
+        value, kind = shape.contents[0], RELATIONS[self.asked[1]].value.upper()
+        frame = tuple("is" if word == ":" else word for word in shape.frame)
+        if kind not in frame:
+            asked_of = {subject for subject, *_ in self.question.hops}
+            return [("topic", value)] if len(frame) == 1 and value in asked_of else []
+        return [("bare", value, bool(shape.negations))] if frame in self.reader.bare else []
+
+    def _weighed(self, meanings: list) -> Said:
+        """What a clause says, in the reading that makes it true if there is one."""
+        weighed = [one if isinstance(one, Said) else self._weigh(*one) for one in meanings]
+        order = ("answer", "true", "unknown", "talk", "nothing", "unclear", "false")
+        best = min(weighed, key=lambda said: order.index(said.kind))
+        for subject, name, value in best.facts:
+            self.spoken_of = [subject, value] if name in ("friend", "owner") else [subject]
+            self.last = (subject, name)
+        return best
+
+    def _weigh(self, first: str | None, *rest) -> Said:
+        if first == "topic" and len(rest) == 1:
+            self.spoken_of = [rest[0]]
+            return NOTHING
+        if first == "bare" and len(rest) == 2:
+            return self._weigh_bare(*rest)
+        name, value, negated, way = rest
+        subjects = self.spoken_of if first is None else [first]
+        said = [self._truth((subject, name, value), negated, way) for subject in subjects]
+        return next((one for one in said if one.kind != "false"), FALSE)
+
+    def _weigh_bare(self, value: str, negated: bool) -> Said:
+        subject, name = self.asked
+        if self.last and RELATIONS[self.last[1]].value == RELATIONS[name].value:
+            return self._truth((*self.last, value), negated, ())  # "... and a goat"
+        right = value == self.question.answer
+        if negated:
+            return FALSE if right or not self.question.answer else TRUE
+        return Said("answer", ((subject, name, value),), bare=True) if right else FALSE
+
+    def _truth(self, fact: Fact, negated: bool, way: tuple[Fact, ...]) -> Said:
+        known = self._value(*fact[:2])
+        if negated:
+            return FALSE if known in (None, fact[2]) else TRUE
+        if known != fact[2]:
+            return FALSE
+        return Said("answer" if fact[:2] == self.asked else "true", (*way, fact))
+
+    def _value(self, subject: str, name: str) -> str | None:
+        """What is known, first from the prompt and then from the world."""
+        facts, pair = self.reader.facts, (subject, name)
+        return self.known.get(pair) or facts.true.get(pair) or facts.library.get(pair)
+
+
+def _words_of_question(question: Question) -> set[str]:
+    """The title of what is shown, such as "table", and the words of what is asked of it."""
+    shown, asked = _shown_and_asked(question)
+    return set(re.findall(r"[a-z]+|\d+", f"{shown.partition(':')[0]} {asked}".lower()))
+
+
+def _shown_and_asked(question: Question) -> tuple[str, str]:
+    shown, _, asked = question.prompt.rpartition(". ")
+    return (shown + "." if shown else ""), asked
+
+
+def _unquoted(question: Question, text: str) -> str:
+    """The reply without the prompt, where it repeats it."""
+    if question.kind == "small_talk":
+        return text
+    shown, asked = _shown_and_asked(question)
+    for quoted in (shown, asked):
+        if quoted and quoted in text:
+            text = text.replace(quoted, " ")
+    return text
