@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.wordings import NUMBER_WORDS, SPELLINGS
 
 Words = tuple[str, ...]
@@ -70,3 +71,23 @@ def clause(words: Words) -> Words:
     while start < end and words[end - 1] in _DROPPED:
         end -= 1
     return words[start:end]
+
+
+def asking_words(question: Question) -> set[str]:
+    """The title of what is shown, such as "table", and the words of what is asked of it."""
+    shown, asked = _shown_and_asked(question)
+    return set(re.findall(r"[a-z]+|\d+", f"{shown.partition(':')[0]} {asked}".lower()))
+
+
+def _shown_and_asked(question: Question) -> tuple[str, str]:
+    shown, _, asked = question.prompt.rpartition(". ")
+    return (shown + "." if shown else ""), asked
+
+
+def unquoted(question: Question, text: str) -> str:
+    """The reply without the prompt, where it repeats it."""
+    text = text.lower()
+    if question.kind != "small_talk":
+        for quoted in filter(None, _shown_and_asked(question)):
+            text = text.replace(quoted.lower(), " ")
+    return text

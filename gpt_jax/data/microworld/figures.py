@@ -48,8 +48,8 @@ _EXPRESSION = rf"(?:- ?)?{_N}(?: [+-] {_N})*"
 _EQUATION = re.compile(rf"{_EXPRESSION}(?: = {_EXPRESSION})+")
 _TERM = re.compile(rf"([+-]?) ?({_N})")
 _BARE_NUMBER = re.compile(
-    rf"(?:(?:it|that|this|there|answer|right answer|result|sum|total|difference|number|count) ?)?"
-    rf"(?:= |: )?(-? ?{_N})"
+    r"(?:(?:it|that|this|(?:right )?answer|result|sum|total|difference|number) [=:] |= )?"
+    rf"(-? ?{_N})"
 )
 _COUNTING = re.compile(
     r"^(?:(?:i|we|you|let me|let us|to) )?(?:count|start|begin|go)(?:n?ing)?"

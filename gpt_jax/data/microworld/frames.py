@@ -9,17 +9,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gpt_jax.data.microworld.language import RELATIONS
+from gpt_jax.data.microworld.phrasings import ANSWERS_IS, NOUNS, PREPOSITIONS, STATEMENTS
 from gpt_jax.data.microworld.wordings import (
     ADVERBS,
-    ANSWERS_IS,
     ARTICLES,
     GRAMMAR,
-    NOUNS,
+    NEGATIONS,
     OWNED,
     PLAIN_VERBS,
-    PREPOSITIONS,
     PRONOUNS,
-    STATEMENTS,
 )
 
 MOST_ADVERBS = 2
@@ -68,7 +66,7 @@ def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Sha
             kind, spelling = lexicon[word]
             frame.append(kind)
             contents.append(spelling)
-        elif word in ("not", "no", "never"):
+        elif word in NEGATIONS:
             negations += 1
             if word == "no" and frame[-1:] != ["have"]:
                 return None

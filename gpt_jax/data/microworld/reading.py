@@ -17,10 +17,9 @@ from gpt_jax.data.microworld.question import Fact, Question
 from gpt_jax.data.microworld.wordings import (
     ABSTAINING,
     ASKING,
-    DENIALS,
+    DOUBTS,
     GRAMMAR,
     HARMLESS,
-    HEDGES,
     SOURCES_AFTER,
     SOURCES_BEFORE,
     TALK,
@@ -45,6 +44,36 @@ class Said(NamedTuple):
     bare: bool = False
     talk: str = ""
 
+
+class Statement(NamedTuple):
+    """What a clause may state, before it is compared with what is known.
+
+    Attributes:
+      subject: None where a pronoun stands for it.
+      way: the facts by which the subject was found, as in "the friend of Mira".
+    """
+
+    subject: str | None
+    relation: str
+    value: str
+    negated: bool
+    way: tuple[Fact, ...]
+
+
+class Bare(NamedTuple):
+    """A value by itself."""
+
+    value: str
+    negated: bool
+
+
+class Topic(NamedTuple):
+    """A name by itself: the rest of the sentence speaks of it."""
+
+    name: str
+
+
+Meaning = Said | Statement | Bare | Topic
 
 NOTHING, UNCLEAR, UNKNOWN = Said("nothing"), Said("unclear"), Said("unknown")
 FALSE, TRUE = Said("false"), Said("true")
@@ -84,26 +113,24 @@ class _Reply:
         self.lexicon = reader.lexicon
         self.known = {fact[:2]: fact[2] for fact in (*question.hops, *question.said)}
         self.asked = question.hops[-1][:2] if question.hops else None
-        self.question_words = _words_of_question(question)
+        self.question_words = clauses.asking_words(question)
         self.spoken_of = [self.asked[0]] if self.asked else []  # whom a pronoun may mean
         self.last: tuple[str, str] | None = None  # of the last statement of the sentence
 
     def read(self, text: str) -> list[Said]:
         found: list[Said] = []
         earlier = ""
-        for words, end in clauses.sentences(_unquoted(self.question, text)):
+        for words, end in clauses.sentences(clauses.unquoted(self.question, text)):
             words = tuple(HARMLESS.sub("", " ".join(words)).split())
-            said = " ".join(words)
+            said = " ".join(words).rstrip(" ,:")
             if "?" in end:  # what is asked is not stated; but "Or Torby?" takes something back
-                if words and words[0] in HEDGES | DENIALS:
+                if words and words[0] in DOUBTS:
                     found.append(UNCLEAR)
             elif not end and f" {said}" in earlier:
                 pass  # cut off while it repeats itself
-            elif HEDGES & set(words):
-                found.append(UNCLEAR)
             else:
                 found += self._sentence(words)
-            earlier += f" {said} "
+                earlier += f" {said} "
         return found
 
     def _sentence(self, words: Words) -> list[Said]:
@@ -125,8 +152,8 @@ class _Reply:
         self.last = None
         return [UNCLEAR] if best[-1] is None else [self._weighed(one) for one in best[-1]]
 
-    def _meanings(self, words: Words, within: bool) -> list:
-        """Everything that a clause can mean: outcomes, or statements still to be weighed."""
+    def _meanings(self, words: Words, within: bool) -> list[Meaning]:
+        """Everything that a clause can mean; nothing, if it cannot be understood."""
         text = " ".join(words)
         for _ in range(3):
             if meanings := self._plain_meanings(tuple(text.split()), text, within):
@@ -139,7 +166,7 @@ class _Reply:
             text = shorter.strip(" ,:")
         return []
 
-    def _plain_meanings(self, words: Words, text: str, within: bool) -> list:
+    def _plain_meanings(self, words: Words, text: str, within: bool) -> list[Meaning]:
         if not words:
             return [NOTHING]
         named = {word for word in words if word in self.lexicon or word.isdigit()}
@@ -165,12 +192,11 @@ class _Reply:
                     salad = any(a == b for a, b in zip(words, words[1:]))
                     fits = set(rest) <= TALK_WORDS and not salad and len(rest) < 10
                     return [Said("talk", talk=key)] if fits else []
-        if DENIALS & set(words) or (set(words) <= GRAMMAR and text not in THAT_IS_IT):
+        if DOUBTS & set(words) or (set(words) <= GRAMMAR and text not in THAT_IS_IT):
             return []
         return [NOTHING]
 
-    def _statements(self, shape: frames.Shape, within: bool) -> Iterator[tuple]:
-        """(subject or None for a pronoun, relation, value, negated, facts on the way)."""
+    def _statements(self, shape: frames.Shape, within: bool) -> Iterator[Statement]:
         for frame, contents, way in self._resolved(shape):
             readings = self.reader.table.get(frame, ())
             if not readings and "do" in frame:
@@ -183,7 +209,7 @@ class _Reply:
                 readings = self.reader.table.get((frames.PRONOUN, *frame), ())
             for name, subject, value in readings:
                 who = None if subject is None else contents[subject]
-                yield who, name, contents[value], bool(shape.negations), way
+                yield Statement(who, name, contents[value], bool(shape.negations), way)
 
     def _resolved(self, shape: frames.Shape) -> Iterator[tuple]:
         """The frame itself, and with "the friend of Mira" as the one who that is."""
@@ -209,37 +235,38 @@ class _Reply:
                 before, others = before[:-1], others[:-1]
             yield (*before, "PERSON", *rest), (*others, *names), way
 
-    def _bare(self, shape: frames.Shape) -> list:
-        """A value by itself, or a name that says of whom the rest of the sentence speaks."""
+    def _bare(self, shape: frames.Shape) -> list[Bare | Topic]:
         if not self.asked or len(shape.contents) != 1:
             return []
         value, kind = shape.contents[0], RELATIONS[self.asked[1]].value.upper()
         frame = tuple("is" if word == ":" else word for word in shape.frame)
         if kind not in frame:
             asked_of = {subject for subject, *_ in self.question.hops}
-            return [("topic", value)] if len(frame) == 1 and value in asked_of else []
-        return [("bare", value, bool(shape.negations))] if frame in self.reader.bare else []
+            alone = len(frame) == 1 and not shape.negations
+            return [Topic(value)] if alone and value in asked_of else []
+        return [Bare(value, bool(shape.negations))] if frame in self.reader.bare else []
 
-    def _weighed(self, meanings: list) -> Said:
+    def _weighed(self, meanings: list[Meaning]) -> Said:
         """What a clause says, in the reading that makes it true if there is one."""
-        weighed = [one if isinstance(one, Said) else self._weigh(*one) for one in meanings]
         order = ("answer", "true", "unknown", "talk", "nothing", "unclear", "false")
-        best = min(weighed, key=lambda said: order.index(said.kind))
+        best = min(map(self._weigh, meanings), key=lambda said: order.index(said.kind))
         for subject, name, value in best.facts:
             self.spoken_of = [subject, value] if name in ("friend", "owner") else [subject]
             self.last = (subject, name)
         return best
 
-    def _weigh(self, first: str | None, *rest) -> Said:
-        if first == "topic" and len(rest) == 1:
-            self.spoken_of = [rest[0]]
-            return NOTHING
-        if first == "bare" and len(rest) == 2:
-            return self._weigh_bare(*rest)
-        name, value, negated, way = rest
-        subjects = self.spoken_of if first is None else [first]
-        said = [self._truth((subject, name, value), negated, way) for subject in subjects]
-        return next((one for one in said if one.kind != "false"), FALSE)
+    def _weigh(self, meaning: Meaning) -> Said:
+        match meaning:
+            case Topic(name):
+                self.spoken_of = [name]
+                return NOTHING
+            case Bare(value, negated):
+                return self._weigh_bare(value, negated)
+            case Statement(subject, name, value, negated, way):
+                subjects = self.spoken_of if subject is None else [subject]
+                said = [self._truth((one, name, value), negated, way) for one in subjects]
+                return next((one for one in said if one.kind != "false"), FALSE)
+        return meaning
 
     def _weigh_bare(self, value: str, negated: bool) -> Said:
         subject, name = self.asked
@@ -262,25 +289,3 @@ class _Reply:
         """What is known, first from the prompt and then from the world."""
         facts, pair = self.reader.facts, (subject, name)
         return self.known.get(pair) or facts.true.get(pair) or facts.library.get(pair)
-
-
-def _words_of_question(question: Question) -> set[str]:
-    """The title of what is shown, such as "table", and the words of what is asked of it."""
-    shown, asked = _shown_and_asked(question)
-    return set(re.findall(r"[a-z]+|\d+", f"{shown.partition(':')[0]} {asked}".lower()))
-
-
-def _shown_and_asked(question: Question) -> tuple[str, str]:
-    shown, _, asked = question.prompt.rpartition(". ")
-    return (shown + "." if shown else ""), asked
-
-
-def _unquoted(question: Question, text: str) -> str:
-    """The reply without the prompt, where it repeats it."""
-    if question.kind == "small_talk":
-        return text
-    shown, asked = _shown_and_asked(question)
-    for quoted in (shown, asked):
-        if quoted and quoted in text:
-            text = text.replace(quoted, " ")
-    return text
