@@ -6,7 +6,7 @@ is not there yet leaves a note in its place. All text from the run is escaped.
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gpt_jax.files import read_json, write_text
 from gpt_jax.metrics import read_metrics
 from gpt_jax.readable import clock
 from gpt_jax.report import plots
+from gpt_jax.report.openings import by_opening, read_openings
 from gpt_jax.report.stages import STAGES, Rows, StageView, stage_verdict, view_of
 from gpt_jax.report.style import CSS
 from gpt_jax.report.table import score_name, table
@@ -53,6 +54,7 @@ def _page(folder: Path) -> str:
         results = {"experiment": "rlhf"} | results
     sections = [_results(results)] if evaluated or not rows else []
     sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
+    sections.append(_openings(folder))
     sections.append(_left_out(folder, results))
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
@@ -232,6 +234,26 @@ def _samples(samples: Sequence[Mapping]) -> str:
     title = "<h2>The same prompts after every stage</h2>"
     if not samples:
         return title + _note("No samples yet.")
+    return title + _answers(samples, _model)
+
+
+def _openings(folder: Path) -> str:
+    """How a model went on with the same openings while it learned, if a stage has written it."""
+    rows = [row for at in (folder, folder / "pretrain") for row in read_openings(at)]
+    if not rows:
+        return ""
+    explanation = (
+        "How the model goes on with the same openings of held-out documents while it learns. A "
+        "text ends where the model ends it, or after a few words."
+    )
+    return (
+        f'<h2>Language appears</h2><p class="soft">{explanation}</p>'
+        f"{_answers(by_opening(rows), escape)}"
+    )
+
+
+def _answers(samples: Sequence[Mapping], heading: Callable[[str], str]) -> str:
+    """A row a prompt, a column for each name of its answers, which `heading` turns into HTML."""
     names = list(dict.fromkeys(name for sample in samples for name in sample["answers"]))
     body = []
     for sample in samples:
@@ -241,4 +263,4 @@ def _samples(samples: Sequence[Mapping]) -> str:
             text, empty = (escape(answer), "") if answer else ("nothing", " class=empty")
             row.append(f'<td data-label="{escape(name)}"{empty}>{text}</td>')
         body.append(f"<tr>{''.join(row)}</tr>")
-    return title + _table("samples", ["prompt", *map(_model, names)], body)
+    return _table("samples", ["prompt", *map(heading, names)], body)
