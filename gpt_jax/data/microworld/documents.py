@@ -1,9 +1,9 @@
 """The rows of the four configs: texts, demonstrations, comparisons and prompts."""
 
 import math
+import re
 
-from gpt_jax.data.microworld import answers
-from gpt_jax.data.microworld.exercises import LARGEST_NUMBER
+from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
 from gpt_jax.data.microworld.notes import state
@@ -186,7 +186,7 @@ def _sharing(world: World, split: str, rng) -> str:
 
 def _counting(world: World, split: str, rng) -> str:
     """Numbers in a row, up or down."""
-    start, count = rng.randint(0, LARGEST_NUMBER), rng.randint(5, 12)
+    start, count = rng.randint(0, exercises.LARGEST_NUMBER), rng.randint(5, 12)
     step = rng.choice((1, -1))
     row = [start + step * i for i in range(count) if start + step * i >= 0]
     return ", ".join(map(str, row)) + "."
@@ -205,9 +205,42 @@ EXERCISES = {
 
 
 def _exercise(world: World, split: str, rng) -> str:
-    """A page of a book of exercises: what is shown, a question, and the solution."""
-    question = world.draw(rng, answers.choose(EXERCISES, rng), split == "test")
-    return f"{question.prompt}\nSolution: {answers.plain(question, rng)}"
+    """A page of a book of exercises: what is shown, and some questions with their solutions."""
+    questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
+    questions += _more_of_the_same(world, questions[0], rng)
+    shown = _shown(questions[0])
+    lines = [shown] if shown else []
+    for question in questions:
+        lines.append(f"Question: {question.prompt.removeprefix(shown).strip()}")
+        lines.append(f"Solution: {answers.plain(question, rng)}")
+    return "\n".join(lines)
+
+
+def _shown(question: Question) -> str:
+    """The part of a prompt that is shown, before what is asked of it."""
+    if not question.said and not question.items:
+        return ""
+    return re.match(r".*\.(?= )", question.prompt)[0]
+
+
+def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
+    """Other questions about what one question shows."""
+    shown, found = _shown(question), {question.prompt: question}
+    if not shown:
+        return []
+    for _ in range(8):
+        if question.items:
+            asks = exercises.LISTS if question.kind == "list" else exercises.NUMBERS
+            wanted = rng.choice(list(asks))
+            after = rng.choice(question.items[:-1]) if wanted == "after" else ""
+            asked = rng.choice(asks[wanted][0]).format(after=after)
+        else:
+            subject, name, _ = rng.choice(question.said)
+            asked = rng.choice(RELATIONS[name].questions).format(s=subject)
+        prompt = f"{shown} {asked}"
+        if len(found) < 3 and prompt not in found:
+            found[prompt] = world.question(prompt)
+    return list(found.values())[1:]
 
 
 def _dialogue(world: World, split: str, rng) -> str:

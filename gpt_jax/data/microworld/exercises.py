@@ -6,7 +6,7 @@ from gpt_jax.data.microworld.question import Question, pattern
 
 LISTED = NOTE_OBJECTS + VALUES["pet"] + VALUES["good"]  # what lists are made of
 LARGEST_NUMBER = 20
-LARGEST_TERM, MOST_STEPS = 15, 5  # a sum is counted out: from the first term, so many steps
+LARGEST_TERM, MOST_STEPS = 12, 4  # a sum is counted out: from the first term, so many steps
 
 # What is wanted of a list -> (questions, the plain answer). `{v}` is the answer.
 LISTS = {
