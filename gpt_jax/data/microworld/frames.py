@@ -18,6 +18,8 @@ from gpt_jax.data.microworld.wordings import (
     OWNED,
     PLAIN_VERBS,
     PRONOUNS,
+    REPEATED,
+    SCRAPS,
 )
 
 MOST_ADVERBS = 2
@@ -49,6 +51,15 @@ class Reading(NamedTuple):
     value: int
 
 
+def is_salad(words: tuple[str, ...]) -> bool:
+    """Whether words stand as no sentence has them: one twice, or an article before no noun."""
+    return words[-1] in ARTICLES or any(
+        (word == after and word not in REPEATED)
+        or (word in ARTICLES and (after in ARTICLES or after in GRAMMAR or not after.isalnum()))
+        for word, after in zip(words, words[1:])
+    )
+
+
 def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Shape | None:
     """The shape of a clause; None if no sentence has its words in such an order.
 
@@ -57,11 +68,8 @@ def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Sha
     """
     frame: list[str] = []
     contents: list[str] = []
-    adverbs, negations, before = 0, 0, ""
+    adverbs, negations = 0, 0
     for word in words:
-        if (word == before != "is") or (before in ARTICLES and word in ARTICLES | GRAMMAR):
-            return None
-        before = word
         if word in lexicon:
             kind, spelling = lexicon[word]
             frame.append(kind)
@@ -82,9 +90,15 @@ def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Sha
             frame[-1] = "friend"
         elif word not in ARTICLES and word != ",":
             frame.append(PLAIN_VERBS.get(word, word))
-    if before in ARTICLES or adverbs > MOST_ADVERBS:
+    if adverbs > MOST_ADVERBS:
         return None
     return Shape(tuple(_without_possessives(frame)), tuple(contents), negations)
+
+
+@lru_cache(maxsize=1)
+def scraps() -> frozenset[str]:
+    """The plain words of statements: a clause of such words alone is a piece of one."""
+    return GRAMMAR | SCRAPS | {word for frame in table() for word in frame if word.islower()}
 
 
 def _without_possessives(frame: list[str]) -> list[str]:

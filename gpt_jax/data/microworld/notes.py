@@ -87,7 +87,7 @@ class Reader:
                 kind = "two_hop" if len(hops) > 1 else kind
                 return _question(self.facts, kind, prompt, hops, said)
         if asked in self.listed and self.listed[asked].hops:
-            return replace(self.listed[asked], prompt=prompt)
+            return replace(self.listed[asked], prompt=prompt, said=said)
         for subject, name, _ in readings:
             if subject in self.subjects[RELATIONS[name].subject]:
                 return _question(self.facts, "unsaid", prompt, ((subject, name, ""),), said)

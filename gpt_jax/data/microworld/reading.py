@@ -17,8 +17,8 @@ from gpt_jax.data.microworld.question import Fact, Question
 from gpt_jax.data.microworld.wordings import (
     ABSTAINING,
     ASKING,
+    ASKS,
     DOUBTS,
-    GRAMMAR,
     HARMLESS,
     SOURCES_AFTER,
     SOURCES_BEFORE,
@@ -73,6 +73,9 @@ class Topic(NamedTuple):
     name: str
 
 
+MOST_TALK = 10  # words after the one that makes a reply to small talk fit
+SIGNS = frozenset("+-=<>")
+
 Meaning = Said | Statement | Bare | Topic
 
 NOTHING, UNCLEAR, UNKNOWN = Said("nothing"), Said("unclear"), Said("unknown")
@@ -124,7 +127,7 @@ class _Reply:
             words = tuple(HARMLESS.sub("", " ".join(words)).split())
             said = " ".join(words).rstrip(" ,:")
             if "?" in end:  # what is asked is not stated; but "Or Torby?" takes something back
-                if words and words[0] in DOUBTS:
+                if words and not self._is_question(words):
                     found.append(UNCLEAR)
             elif not end and f" {said}" in earlier:
                 pass  # cut off while it repeats itself
@@ -132,6 +135,15 @@ class _Reply:
                 found += self._sentence(words)
                 earlier += f" {said} "
         return found
+
+    def _is_question(self, words: Words) -> bool:
+        """Whether a sentence with a question mark asks something, or takes up what was asked."""
+        named = self._named(words)
+        asks = words[0] in ASKS or named <= self.question_words
+        return asks and words[0] not in DOUBTS
+
+    def _named(self, words: Words) -> set[str]:
+        return {word for word in words if word in self.lexicon or word.isdigit()}
 
     def _sentence(self, words: Words) -> list[Said]:
         """The fewest clauses that can be understood; one unclear one if there are none."""
@@ -169,7 +181,9 @@ class _Reply:
     def _plain_meanings(self, words: Words, text: str, within: bool) -> list[Meaning]:
         if not words:
             return [NOTHING]
-        named = {word for word in words if word in self.lexicon or word.isdigit()}
+        if frames.is_salad(words):
+            return []
+        named = self._named(words)
         takes_up = named <= self.question_words
         if takes_up and ABSTAINING.match(text):
             return [UNKNOWN]
@@ -189,12 +203,10 @@ class _Reply:
             for key, pattern in TALK.items():
                 if match := pattern.match(text):
                     rest = text[match.end() :].replace(",", " ").split()
-                    salad = any(a == b for a, b in zip(words, words[1:]))
-                    fits = set(rest) <= TALK_WORDS and not salad and len(rest) < 10
+                    fits = set(rest) <= TALK_WORDS and len(rest) < MOST_TALK
                     return [Said("talk", talk=key)] if fits else []
-        if DOUBTS & set(words) or (set(words) <= GRAMMAR and text not in THAT_IS_IT):
-            return []
-        return [NOTHING]
+        scraps = set(words) <= frames.scraps() and text not in THAT_IS_IT
+        return [] if scraps or DOUBTS & set(words) or SIGNS & set(words) else [NOTHING]
 
     def _statements(self, shape: frames.Shape, within: bool) -> Iterator[Statement]:
         for frame, contents, way in self._resolved(shape):

@@ -43,11 +43,21 @@ DOUBTS = NEGATIONS | frozenset(
 GRAMMAR = frozenset(
     "the a an of is in to and that has with it as for at on by from are be was than".split()
 )
+# Words of questions and of lists, which by themselves say no more.
+SCRAPS = frozenset(
+    "which what where who whom does did do comes come after before first last next largest "
+    "smallest order thing things list number".split()
+)
+REPEATED = frozenset("is very well bye ha".split())  # words that may stand twice
+ASKS = frozenset(  # what a question begins with
+    "what where which who whom whose how when why do does did is are am can could would will shall "
+    "may have has tell in from by to at add take and so but any anything".split()
+)
 HARMLESS = re.compile(
     r"\b(?:no problem|not a problem|no worries|no doubt|without (?:a )?doubt|do not worry"
     r"|do not hesitate|could help|i am not a (?:person|human|robot)|^no ,(?= i am ))"
 )
-THAT_IS_IT = ("that is it", "that is that")
+THAT_IS_IT = ("that is it", "that is that", "that is all", "that is all there is to it")
 
 _SOURCE = r"(?:(?:the|this|your|my) )?(?:note|story|table|list|text|page|prompt|numbers)"
 _SAYING = r"(?:say|says|tell|tells|mention|mentions|state|states|show|shows|give|gives|know|list)"
