@@ -25,6 +25,7 @@ from gpt_jax.data.microworld.wordings import (
 MOST_ADVERBS = 2
 PRONOUN = "PRONOUN"
 _ALL_NOUNS = frozenset(noun for nouns in NOUNS.values() for noun in nouns)
+_FIRST_OF_NOUNS = frozenset(noun.split()[0] for noun in _ALL_NOUNS)
 _ANY_FRIEND = frozenset("best good close dear".split())
 _BETWEEN = {"home": " in", "region": " in", "spot": " in"}
 
@@ -69,7 +70,7 @@ def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Sha
     frame: list[str] = []
     contents: list[str] = []
     adverbs, negations = 0, 0
-    for word in words:
+    for word, after in zip(words, (*words[1:], "")):
         if word in lexicon:
             kind, spelling = lexicon[word]
             frame.append(kind)
@@ -83,13 +84,13 @@ def shape(words: tuple[str, ...], lexicon: Mapping[str, tuple[str, str]]) -> Sha
         elif word in ADVERBS:
             adverbs += 1
         elif word in OWNED:
-            frame += [PRONOUN, "'s"]
+            frame += [PRONOUN, "'s"] if after in _FIRST_OF_NOUNS else []
         elif word in PRONOUNS:
             frame.append(PRONOUN)
         elif word == "friend" and frame and frame[-1] in _ANY_FRIEND:
             frame[-1] = "friend"
         elif word not in ARTICLES and word != ",":
-            frame.append(PLAIN_VERBS.get(word, word))
+            frame.append(word if word == "'s" else PLAIN_VERBS.get(word, word))
     if adverbs > MOST_ADVERBS:
         return None
     return Shape(tuple(_without_possessives(frame)), tuple(contents), negations)

@@ -88,7 +88,7 @@ def _recites(question: Question, said: list[Said]) -> bool:
     """Whether the reply says everything there is to say, or one word over and over."""
     facts = {fact for one in said for fact in one.facts}
     beside = facts - set(question.hops)
-    rivals = [fact for fact in beside if question.hops and fact[1] == question.hops[-1][1]]
+    rivals = {fact for fact in beside & set(question.said) if fact[1] == question.hops[-1][1]}
     guessed = len(question.hops) > 1 and question.hops[0] not in facts and rivals
     bare, answers = sum(one.bare for one in said), sum(one.kind == "answer" for one in said)
     return bool(

@@ -20,6 +20,7 @@ from gpt_jax.data.microworld.wordings import (
     ASKS,
     DOUBTS,
     HARMLESS,
+    PERSONS,
     SOURCES_AFTER,
     SOURCES_BEFORE,
     TALK,
@@ -196,15 +197,21 @@ class _Reply:
         shape = frames.shape(words, self.lexicon)
         if shape is None or shape.negations > 1:
             return []
-        return list(self._statements(shape, within)) or self._bare(shape)
+        bare = [] if words[0] in PERSONS else self._bare(shape)
+        return [*self._statements(shape, within), *bare]
 
     def _nameless(self, words: Words, text: str) -> list[Said]:
         if self.question.kind == "small_talk":
+            if "," in words:  # so that it is cut there
+                return []
+            text = _LEADING.sub("", text)
             for key, pattern in TALK.items():
                 if match := pattern.match(text):
                     rest = text[match.end() :].replace(",", " ").split()
                     fits = set(rest) <= TALK_WORDS and len(rest) < MOST_TALK
                     return [Said("talk", talk=key)] if fits else []
+            if set(words) <= TALK_WORDS:
+                return [NOTHING]
         scraps = set(words) <= frames.scraps() and text not in THAT_IS_IT
         return [] if scraps or DOUBTS & set(words) or SIGNS & set(words) else [NOTHING]
 

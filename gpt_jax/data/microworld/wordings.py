@@ -7,10 +7,11 @@ ADVERBS = frozenset(
     "also too now really indeed just simply surely definitely clearly actually always still "
     "currently truly yes certainly sure obviously well so then therefore thus hence".split()
 )
+PERSONS = frozenset("he she they".split())
 PRONOUNS = frozenset("he she it they who which him them".split())
 OWNED = frozenset("his her its their".split())
 PLAIN_VERBS = {
-    "has": "have", "goes": "go", "does": "do", "lies": "lie", "are": "is", "am": "is",
+    "has": "have", "goes": "go", "does": "do", "lies": "lie", "are": "is", "am": "is", "'s": "is",
     **{
         verb + "s": verb
         for verb in (
@@ -82,7 +83,7 @@ ABSTAINING = re.compile(
     r"|i have no (?:idea|clue|answer|way)\b.*|i am not (?:sure|certain|able)\b.*"
     r"|(?:there is )?no (?:idea|answer|information|clue)\b.*|i was not told\b.*"
     rf"|(?:{_SOURCE}|{_IT}) (?:do|does|did) not {_SAYING}\b.*"
-    rf"|(?:{_SOURCE}|{_IT}) {_SAYING} (?:nothing|not)\b.*"
+    rf"|(?:{_SOURCE}|{_IT}) {_SAYING} nothing\b.*"
     rf"|.*\b(?:is|are|was) not {_GIVEN}\b.*"
     rf"|.*\b(?:is|are|was) not (?:in|on|part of|among) {_SOURCE}\b"
     rf"|no \w+ is {_GIVEN}\b.*"
@@ -105,6 +106,6 @@ TALK = {
 TALK = {key: re.compile(pattern + r"\b") for key, pattern in TALK.items()}
 TALK_WORDS = frozenset(
     "there to you good see welcome my friend dear later for now and take care fine thank thanks "
-    "today here again soon how can i help am very much doing indeed nice meet glad happy well also "
-    "your an assistant next time until tomorrow bye too of this at any then".split()
+    "today here again soon how can i help very much doing indeed nice meet glad happy well also "
+    "your assistant next time until tomorrow bye too of this at any then".split()
 )
