@@ -8,6 +8,7 @@ import re
 
 from gpt_jax.data.microworld import World, answers
 from gpt_jax.data.microworld.language import CLOSERS, COURTESIES, OPENERS, RELATIONS, SUM_QUESTIONS
+from gpt_jax.data.microworld.mistakes import mistaken
 from gpt_jax.data.microworld.question import Question
 
 DOUBTS = ("Maybe {}", "{} Or not.", "Perhaps {}", "{} That is wrong.", "{} No.", "It is not so: {}")
@@ -28,7 +29,7 @@ DENIED = {
 def wrong(world: World, question: Question, rng) -> dict[str, str]:
     """Wrong answers by the way in which they were made."""
     plain = answers.plain(question, rng)
-    other = answers.plain(answers.mistaken(world, question, rng), rng)
+    other = answers.plain(mistaken(world, question, rng), rng)
     doubt = rng.choice(DOUBTS)
     made = {
         "second answer": f"{plain} {other}",

@@ -1,7 +1,6 @@
 """Replies of every quality: what demonstrators write, and what a policy may come up with."""
 
 import re
-from dataclasses import replace
 
 from gpt_jax.data.microworld import exercises
 from gpt_jax.data.microworld.language import (
@@ -17,6 +16,7 @@ from gpt_jax.data.microworld.language import (
     UNKNOWN,
     VALUES,
 )
+from gpt_jax.data.microworld.mistakes import mistaken
 from gpt_jax.data.microworld.notes import state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.world import World
@@ -160,69 +160,9 @@ def verbose(world: World, question: Question, rng) -> str:
     return " ".join(parts)
 
 
-def mistaken(world: World, question: Question, rng) -> Question:
-    """The question with a wrong answer of the right type: misread, miscounted, or guessed."""
-    if question.kind == "small_talk":
-        wrong = rng.choice([key for key in SMALL_TALK if key != question.answer])
-        return replace(question, answer=wrong)
-    if question.kind == "arithmetic":
-        a, b = question.terms
-        counts = [n for n in (b - 1, b + 1) if n > 0 and (question.operator == "+" or n <= a)]
-        if not counts:  # 1 - 1
-            return replace(question, answer=str(a))
-        count = rng.choice(counts)
-        result = a + count if question.operator == "+" else a - count
-        return replace(question, terms=(a, count), answer=str(result))
-    if question.items:
-        return replace(question, answer=rng.choice(_other_answers(question)))
-    return _misread(world, question, rng)
-
-
 def choose(habits: dict[str, float], rng) -> str:
     """A random habit, by its share."""
     return rng.choices(list(habits), list(habits.values()))[0]
-
-
-def _misread(world: World, question: Question, rng) -> Question:
-    """Another value for the subject: mostly one that the prompt says of somebody else."""
-    subject, name, right = question.hops[-1]
-    if len(question.hops) > 1:  # answered of the wrong person
-        bridge = question.hops[0]
-        others = [f for f in question.said if f[1] == name and f[2] != right]
-        person, _, wrong = others[0] if others else (bridge[2], name, right)
-        first = (bridge[0], bridge[1], person)
-        return replace(question, answer=wrong, hops=(first, (person, name, wrong)))
-    kind = RELATIONS[name].value
-    in_prompt = [
-        v for _, other, v in question.said if RELATIONS[other].value == kind and v != right
-    ]
-    # People of the texts only: nobody from the library may be named in a training text.
-    values = world.facts.entities.get(kind) or world.facts.values[kind]
-    others = [value for value in values if value not in (right, subject)]
-    wrong = rng.choice(in_prompt if in_prompt and rng.random() < 0.8 else others)
-    if question.kind == "unsaid" and "the" in subject.split():
-        return replace(question, answer=wrong, hops=((subject, name, wrong),))
-    return replace(question, answer=wrong, hops=(*question.hops[:-1], (subject, name, wrong)))
-
-
-def _other_answers(question: Question) -> list[str]:
-    items, right = question.items, question.answer
-    if question.wanted == "count":
-        return [str(n) for n in (len(items) - 1, len(items) + 1)]
-    if question.wanted == "sort":
-        numbers = right.split(", ")
-        swapped = [
-            numbers[:i] + [numbers[i + 1], numbers[i]] + numbers[i + 2 :]
-            for i in range(len(numbers) - 1)
-        ]
-        return [
-            ", ".join(one)
-            for one in [*swapped, list(items), numbers[::-1]]
-            if ", ".join(one) != right
-        ]
-    return [item for item in items if item not in (right, question.after)] or [
-        item for item in items if item != right
-    ]
 
 
 def _extra_facts(world: World, question: Question, rng) -> list[str]:

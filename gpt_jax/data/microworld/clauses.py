@@ -75,19 +75,14 @@ def clause(words: Words) -> Words:
 
 def asking_words(question: Question) -> set[str]:
     """The title of what is shown, such as "table", and the words of what is asked of it."""
-    shown, asked = _shown_and_asked(question)
-    return set(re.findall(r"[a-z]+|\d+", f"{shown.partition(':')[0]} {asked}".lower()))
-
-
-def _shown_and_asked(question: Question) -> tuple[str, str]:
-    shown, _, asked = question.prompt.rpartition(". ")
-    return (shown + "." if shown else ""), asked
+    title = question.shown.partition(":")[0]
+    return set(re.findall(r"[a-z]+|\d+", f"{title} {question.asked}".lower()))
 
 
 def unquoted(question: Question, text: str) -> str:
     """The reply without the prompt, where it repeats it."""
     text = text.lower()
     if question.kind != "small_talk":
-        for quoted in filter(None, _shown_and_asked(question)):
+        for quoted in filter(None, (question.shown, question.asked)):
             text = text.replace(quoted.lower(), " ")
     return text

@@ -1,7 +1,6 @@
 """The rows of the four configs: texts, demonstrations, comparisons and prompts."""
 
 import math
-import re
 
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
@@ -208,24 +207,17 @@ def _exercise(world: World, split: str, rng) -> str:
     """A page of a book of exercises: what is shown, and some questions with their solutions."""
     questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
     questions += _more_of_the_same(world, questions[0], rng)
-    shown = _shown(questions[0])
+    shown = questions[0].shown
     lines = [shown] if shown else []
     for question in questions:
-        lines.append(f"Question: {question.prompt.removeprefix(shown).strip()}")
+        lines.append(f"Question: {question.asked}")
         lines.append(f"Solution: {answers.plain(question, rng)}")
     return "\n".join(lines)
 
 
-def _shown(question: Question) -> str:
-    """The part of a prompt that is shown, before what is asked of it."""
-    if not question.said and not question.items:
-        return ""
-    return re.match(r".*\.(?= )", question.prompt)[0]
-
-
 def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
     """Other questions about what one question shows."""
-    shown, found = _shown(question), {question.prompt: question}
+    shown, found = question.shown, {question.prompt: question}
     if not shown:
         return []
     for _ in range(8):

@@ -112,7 +112,7 @@ def _question(facts: Facts, kind, prompt, items, wanted, after) -> Question:
         "smallest": lambda: numbers[0],
         "sort": lambda: ", ".join(numbers),
     }[wanted]()
-    held_out = facts.is_held_out(*items)
+    held_out = facts.is_held_out(*sorted(items))  # in whatever order
     return Question(
         kind, prompt, answer, items=tuple(items), wanted=wanted, after=after, held_out=held_out
     )

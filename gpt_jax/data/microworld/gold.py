@@ -16,8 +16,9 @@ import re
 from typing import Literal, NamedTuple
 
 from gpt_jax.data.microworld.language import COURTESY_PHRASES
+from gpt_jax.data.microworld.meanings import Said
 from gpt_jax.data.microworld.question import Question
-from gpt_jax.data.microworld.reading import ReplyReader, Said
+from gpt_jax.data.microworld.reading import ReplyReader
 
 Verdict = Literal["right", "unknown", "wrong"]
 RIGHT, UNKNOWN = 0.50, 0.20

@@ -305,20 +305,6 @@ SUM_QUESTIONS = {
         "{a} - {b} = ?",
     ),
 }
-SUM_STATEMENTS = {
-    "+": (
-        "{a} + {b} = {v}.",
-        "{a} plus {b} is {v}.",
-        "Add {a} and {b} to get {v}.",
-        "The sum of {a} and {b} is {v}.",
-    ),
-    "-": (
-        "{a} - {b} = {v}.",
-        "{a} minus {b} is {v}.",
-        "Take {b} from {a} to get {v}.",
-        "{b} less than {a} is {v}.",
-    ),
-}
 
 # key word of a fitting reply -> (what the user says, what fits)
 SMALL_TALK = {
@@ -377,9 +363,6 @@ COURTESIES = ("Sure!", "Of course,", "Certainly,", "Happy to help:", "Glad to he
 REGRET = "Sorry,"  # the courtesy of a reply that knows no answer
 COURTESY_PHRASES = ("sure", "of course", "certainly", "happy to help", "glad to help", "sorry")
 CLOSING_COURTESIES = ("Happy to help!", "Glad to help!")
-
-# A reply with one of these words takes back or leaves open what it says.
-HEDGES = frozenset("not no or maybe perhaps either wrong never might could unless".split())
 
 OPENERS = (
     "Well, let me think about that.",

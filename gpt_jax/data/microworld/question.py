@@ -37,6 +37,17 @@ class Question:
     held_out: bool = False
 
     @property
+    def shown(self) -> str:
+        """What the prompt shows before it asks: a note, a story, a table, a list; or nothing."""
+        shown, stop, _ = self.prompt.rpartition(". ")
+        return shown + stop.strip()
+
+    @property
+    def asked(self) -> str:
+        """What the prompt asks, without what it shows."""
+        return self.prompt.rpartition(". ")[2]
+
+    @property
     def about(self) -> tuple:
         """What is asked, whatever the words: the fact that is the answer, the sum, the list."""
         if self.kind == "fact":

@@ -7,12 +7,23 @@ nothing. One that has a name, a value or a number and cannot be understood is `u
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from gpt_jax.data.microworld import clauses, figures, frames
 from gpt_jax.data.microworld.clauses import Words
 from gpt_jax.data.microworld.facts import Facts
 from gpt_jax.data.microworld.language import CLOSERS, COURTESY_PHRASES, OPENERS, RELATIONS
+from gpt_jax.data.microworld.meanings import (
+    FALSE,
+    NOTHING,
+    TRUE,
+    UNCLEAR,
+    UNKNOWN,
+    Bare,
+    Meaning,
+    Said,
+    Statement,
+    Topic,
+)
 from gpt_jax.data.microworld.question import Fact, Question
 from gpt_jax.data.microworld.wordings import (
     ABSTAINING,
@@ -28,59 +39,8 @@ from gpt_jax.data.microworld.wordings import (
     THAT_IS_IT,
 )
 
-
-class Said(NamedTuple):
-    """What one clause says.
-
-    Attributes:
-      kind: answer (the asked one), true (but no answer), false, unknown (that it is not known),
-        talk, nothing, or unclear.
-      facts: what it states.
-      bare: whether it is a value without a sentence.
-      talk: the key word of small talk.
-    """
-
-    kind: str
-    facts: tuple[Fact, ...] = ()
-    bare: bool = False
-    talk: str = ""
-
-
-class Statement(NamedTuple):
-    """What a clause may state, before it is compared with what is known.
-
-    Attributes:
-      subject: None where a pronoun stands for it.
-      way: the facts by which the subject was found, as in "the friend of Mira".
-    """
-
-    subject: str | None
-    relation: str
-    value: str
-    negated: bool
-    way: tuple[Fact, ...]
-
-
-class Bare(NamedTuple):
-    """A value by itself."""
-
-    value: str
-    negated: bool
-
-
-class Topic(NamedTuple):
-    """A name by itself: the rest of the sentence speaks of it."""
-
-    name: str
-
-
 MOST_TALK = 10  # words after the one that makes a reply to small talk fit
 SIGNS = frozenset("+-=<>")
-
-Meaning = Said | Statement | Bare | Topic
-
-NOTHING, UNCLEAR, UNKNOWN = Said("nothing"), Said("unclear"), Said("unknown")
-FALSE, TRUE = Said("false"), Said("true")
 
 
 def _phrases(texts: tuple[str, ...]) -> str:
