@@ -8,7 +8,8 @@ import pytest
 
 from gpt_jax.data.microworld import answers, documents, make_world
 from gpt_jax.data.microworld.facts import generator
-from gpt_jax.data.microworld.language import OPENERS, RELATIONS
+from gpt_jax.data.microworld.language import CLOSERS, OPENERS, RELATIONS
+from gpt_jax.data.microworld.mistakes import mistaken
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.wordings import THAT_IS_IT
 from tests.data import adversarial
@@ -50,6 +51,35 @@ def test_bent_and_dressed_answers(kind):
                     missed[verdict, how] = (question.prompt, reply)
     assert missed == {}
     assert min(tried.values()) >= 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_said_beside_decides(kind):
+    """Any sentences in any order: one that is wrong spoils the reply, fluff does not.
+
+    Break: let `gold.verdict` look at the first answer only.
+    """
+    rng = generator(0, f"composed {kind}")
+    for _ in range(150):
+        question = WORLD.draw(rng, kind, held_out=False)
+        parts = {
+            "right": answers.plain(question, rng),
+            "wrong": answers.plain(mistaken(WORLD, question, rng), rng),
+            "unknown": rng.choice(("I do not know.", "I have no idea.")),
+            "fluff": rng.choice((*OPENERS, *CLOSERS)),
+            "courtesy": rng.choice(("Sure!", "Of course!", "Happy to help!")),
+            "question": "Do you want to know more?",
+        }
+        if not question.answer:
+            parts["unknown"] = parts["right"]
+        chosen = rng.sample(list(parts), rng.randint(1, 5))
+        verdict = WORLD.verdict(question.prompt, " ".join(parts[name] for name in chosen))
+        if "wrong" in chosen or not {"right", "unknown"} & set(chosen):
+            assert verdict == "wrong", chosen
+        elif question.answer and "unknown" in chosen:
+            assert verdict == ("wrong" if "right" in chosen else "unknown"), chosen
+        else:
+            assert verdict == "right", chosen
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -41,6 +41,7 @@ _SIGNS = [
             " =",
         ),
         (r"\b(\d+) and (\d+) (?==)", r"\1 + \2 "),
+        (r"^(?:(?:right )?answer|result|sum|it|that|this) [=:] (?=\d+ [+-] )", ""),
         (r" +", " "),
     )
 ]
