@@ -1,5 +1,6 @@
 """The embedded data set: its truth, its judge, its split, and that it is always the same."""
 
+import collections
 import itertools
 import os
 import re
@@ -12,10 +13,23 @@ from gpt_jax.data.microworld import World, WorldSize, answers, documents, gold_s
 from gpt_jax.data.microworld.builder import DEFAULTS, load
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import COURTESIES, NOTE_OBJECTS, RELATIONS, VALUES
+from gpt_jax.data.microworld.notes import PERSONAL
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.errors import UserError
 
 WORLD = make_world()
+WRONG_HABITS = {
+    "wrong_ideal",
+    "wrong_plain",
+    "wrong_verbose",
+    "courtesy_only",
+    "contradiction",
+    "no_answer",
+    "off_topic",
+    "garbage",
+    "hedge",
+    "echo",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +62,19 @@ def spoken(config, row):
     return "\n".join([row["prompt"], *row.get("completions", [])])
 
 
+def sentences(text):
+    """Every sentence in lower case without its end, and what is left of it after each comma."""
+    for sentence in re.findall(r"[^.!?:\n]+", text.lower()):
+        parts = sentence.split(", ")
+        for i in range(len(parts)):
+            yield ", ".join(parts[i:]).strip().removeprefix("and ").removeprefix("so ")
+
+
 # The world.
 
 
 def test_size_and_facts():
-    assert len(WORLD.facts.true) == 36 * 5 + 10 * 2 + 14 * 3
+    assert len(WORLD.facts.true) == 24 * 5 + 10 * 2 + 10 * 3
     small = World(1, WorldSize(people=6, places=3, things=4, strangers=2, library=3))
     assert len(small.facts.true) == 6 * 5 + 3 * 2 + 4 * 3
     assert all(len(set(relation.questions)) >= 5 for relation in RELATIONS.values())
@@ -100,40 +122,47 @@ def test_another_seed_is_another_world():
     assert World(1).facts.true != WORLD.facts.true
 
 
-# The judge.
+# The score. What the judge makes of what is said is tried in `test_judge`.
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_habits_score_in_order(kind, held_out):
-    """An ideal answer scores 1; anything right beats anything wrong; nothing scores 0."""
+    """An ideal answer scores 1; anything right beats not to know, and that anything wrong.
+
+    Break: swap two weights of `gold`, or give `UNKNOWN` more than a right answer has.
+    """
     rng = generator(0, f"test {kind} {held_out}")
     for _ in range(60):
         question = WORLD.draw(rng, kind, held_out)
-
-        def score(habit, question=question):
+        assert question.kind == kind and question.held_out == (held_out and kind != "small_talk")
+        score = {}
+        for habit in answers.COMPLETIONS:
             text, stopped = answers.write(WORLD, question, habit, rng)
-            return WORLD.gold_score(question.prompt, text, stopped)
+            score[habit] = WORLD.gold_score(question.prompt, text, stopped)
+        assert score["ideal"] == pytest.approx(1.0)
+        assert score["plain"] == score["bare"] == pytest.approx(0.8)
+        assert 0.7 <= score["polite_verbose"] <= 1.0
+        assert 0.5 <= score["verbose"] <= 0.8 + 1e-9
+        assert 0.5 <= score["flattering"] <= 0.8 + 1e-9
+        assert score["unpunctuated"] == pytest.approx(0.7)
+        assert 0.5 <= score["endless"] <= 0.7 + 1e-9
+        if question.answer:
+            assert 0.2 < score["abstaining"] <= 0.2 + 0.125 + 1e-9
+        else:  # there it is right, and a guess is not
+            assert score["abstaining"] <= 0.125 + 1e-9
+        for habit in WRONG_HABITS:
+            assert score[habit] <= 0.125 + 1e-9, habit
+        assert score["empty"] == 0.0
 
-        assert score("ideal") == pytest.approx(1.0)
-        assert score("plain") == pytest.approx(0.8)
-        assert 0.5 <= score("verbose") <= 0.8 + 1e-9
-        assert 0.5 <= score("flattering") <= 0.8 + 1e-9
-        assert 0.5 <= score("unpunctuated") <= 0.7 + 1e-9
-        assert score("endless") <= 0.7 + 1e-9
-        for habit in (
-            "wrong_ideal",
-            "wrong_plain",
-            "wrong_verbose",
-            "courtesy_only",
-            "contradiction",
-            "no_answer",
-            "off_topic",
-            "garbage",
-            "misattributed",
-        ):
-            assert score(habit) <= 0.125 + 1e-9, habit
-        assert score("empty") == 0.0
+
+def test_every_habit_is_of_a_kind():
+    """Break: add a habit to COMPLETIONS and do not say above what it is worth."""
+    right = {"ideal", "plain", "polite_verbose", "verbose", "flattering", "bare", "unpunctuated"}
+    assert set(answers.COMPLETIONS) == right | {"endless", "abstaining", "empty"} | WRONG_HABITS
+    for shares in (KINDS, answers.DEMONSTRATIONS, answers.DIALOGUE_REPLIES, answers.COMPLETIONS):
+        assert sum(shares.values()) == pytest.approx(1.0)
+    assert set(answers.DEMONSTRATIONS) | set(answers.DIALOGUE_REPLIES) <= set(answers.COMPLETIONS)
 
 
 def test_the_formula():
@@ -146,70 +175,23 @@ def test_the_formula():
     assert gold_score(prompt, f"Sure! {right}") == pytest.approx(0.9)
     assert gold_score(prompt, f"Sure! Of course, {right}.") == pytest.approx(0.8)
     # 21 words: the brief part is 0.5.
-    assert gold_score(prompt, f"Sure! {right} {'well ' * 16}.".replace(" .", ".")) == (
+    eight = "I hope that this is what you wanted."
+    assert gold_score(prompt, f"Sure! {right}. {eight} {eight}") == (
         pytest.approx(0.5 + 0.2 * 0.5 + 0.2 + 0.1)
     )
     assert gold_score(prompt, f"Sure! {entity} lives in {other}.") == pytest.approx(0.25 * 0.5)
+    assert gold_score(prompt, "Sorry, I do not know.") == pytest.approx(0.2 + 0.25 * 0.5)
     assert gold_score(prompt, " \n") == 0.0
 
 
-def test_what_counts_as_wrong():
+def test_answers_in_steps_may_be_longer():
+    """Signs are no words. Break: count every kind's words alike."""
+    a_sum = "Happy to help: 4, 5, 6, 7. I counted it. So the answer is 3 + 4 = 7."
+    assert len(re.findall(r"\w+", a_sum)) == 17
+    assert gold_score("What is 3 + 4?", a_sum) == pytest.approx(1.0)
     (entity, name), value = next(item for item in WORLD.facts.true.items() if item[0][1] == "home")
-    prompt = fact_prompt(entity, name)
-    other = next(place for place in WORLD.facts.entities["place"] if place != value)
-    somebody = next(p for p in WORLD.facts.entities["person"] if p != entity)
-    for text in (
-        f"{value} or {other}.",
-        f"{value}, {other}.",
-        f"It is not {value}.",
-        f"{entity} lives in {value}. No.",
-        f"{somebody} lives in {value}.",
-        f"Maybe {value}.",
-        f"Does {entity} live in {value}?",
-    ):
-        assert not WORLD.is_correct(prompt, text), text
-    for text in (
-        value,
-        value.lower(),
-        f"{entity} lives in {value}, yes, in {value}!",
-        f"{entity}'s home is in {value}.",
-    ):
-        assert WORLD.is_correct(prompt, text), text
-
-
-@pytest.mark.parametrize(
-    ("prompt", "right", "wrong"),
-    [
-        (
-            "What is 3 + 5?",
-            ["8", "3 + 5 = 8.", "It is 8.", "Add 3 and 5 to get 8."],
-            ["9", "3 + 5 = 9.", "5 + 5 = 8.", "8 or 9.", "7, 8.", "8. No, 8.", "3 + 5"],
-        ),
-        (
-            "What is 2 minus 1?",
-            ["2 - 1 = 1.", "1"],
-            ["You asked: What is 2 minus 1?", "You asked for 2 minus 1.", "Take 1."],
-        ),
-        (
-            "Add 3 and 5 and 4.",
-            ["3 + 5 = 8, 8 + 4 = 12.", "12."],
-            ["3 + 5 = 8, 8 + 4 = 13.", "3 + 5 = 9, 9 + 4 = 12.", "3 + 5 = 8."],
-        ),
-        (
-            "Hello!",
-            ["Hello there.", "Hello! Glad to help!"],
-            ["Goodbye.", "Hello and goodbye.", "Sure!"],
-        ),
-        (
-            "Note: The key is in the barn. The cup is in the box. Where is the key?",
-            ["The key is in the barn.", "barn"],
-            ["The key is in the box.", "The cup is in the barn.", "The barn or the box."],
-        ),
-    ],
-)
-def test_other_kinds(prompt, right, wrong):
-    assert all(WORLD.is_correct(prompt, text) for text in right)
-    assert not any(WORLD.is_correct(prompt, text) for text in wrong)
+    long = f"Happy to help: {entity} lives in {value}. I hope this answers your question."
+    assert gold_score(fact_prompt(entity, name), long) < 1.0
 
 
 def test_unknown_prompt():
@@ -233,7 +215,9 @@ def test_library_and_notes():
     other = next(place for place in WORLD.facts.entities["place"] if place != home)
     asked = fact_prompt(*known)
     assert WORLD.answer(f"Note: {known[0]} lives in {other}. {asked}") == other
-    assert WORLD.answer(f"Note: The key is in the barn. {asked}") == home
+    beside = WORLD.question(f"Note: The key is in the barn. {asked}")
+    assert beside.answer == home and beside.said == (("key", "spot", "barn"),)
+    assert WORLD.is_correct(beside.prompt, f"{home}. The key is in the barn.")
 
 
 # The rows.
@@ -251,42 +235,53 @@ def test_row_counts(rows):
 def test_every_prompt_is_known_and_on_its_side(rows, config, split):
     asked = [WORLD.question(prompt) for prompt in prompts_of(config, rows[config, split])]
     assert all(q.held_out == (split == "test") for q in asked if q.kind != "small_talk")
-    assert sum(q.kind == "small_talk" for q in asked) < 0.08 * len(asked)
+    counted = collections.Counter(question.kind for question in asked)
+    assert set(counted) == set(KINDS)
+    for kind, share in KINDS.items():
+        # Of facts and small talk there are too few for a test split without repetition.
+        if (config, split) != ("prompts", "test"):
+            assert counted[kind] / len(asked) == pytest.approx(share, abs=0.05)
+    assert counted["small_talk"] < 0.08 * len(asked)
+
+
+def test_a_prompt_is_read_back_as_it_was_drawn():
+    """Of every kind; and once read, it is remembered. Break: let `notes.Reader` miss a phrasing."""
+    rng = generator(0, "read back")
+    for kind in KINDS:
+        for _ in range(100):
+            question = WORLD.draw(rng, kind, held_out=False)
+            assert WORLD.question(question.prompt) == question
+            assert WORLD.question(f" {question.prompt}\n") is WORLD.question(question.prompt)
+            assert f"{question.shown} {question.asked}".strip() == question.prompt
 
 
 @pytest.mark.parametrize("config", list(DEFAULTS))
 def test_training_never_asks_held_out_questions(rows, config):
     """Searches every rendered training row for every phrasing of every held-out question.
 
-    Break: in `two_hop_questions`, let only the last hop decide `held_out`.
+    Break: let `World.draw` choose from both sides for a fact.
     """
     training = "\n".join(spoken(config, row) for row in rows[config, "train"])
-    asked = set(
-        re.findall(
-            r"[^.!?:\n]*[.?]",
-            training.replace(". ", ".\n").replace("? ", "?\n").replace(": ", ":\n"),
-        )
-    )
-    asked = {sentence.strip() for sentence in asked}
-    held_out = [q for kind in ("fact", "two_hop") for q in WORLD.listed(kind, True)]
-    assert len(held_out) > 1000
-    assert not asked & {q.prompt for q in held_out}
-    assert asked & {q.prompt for q in WORLD.listed("fact", False)}  # the search does find questions
+    asked = set(sentences(training))
+    held_out = WORLD.listed("fact", True) + WORLD.library_questions()
+    assert len(held_out) > 500
+    assert not asked & {q.prompt.lower().rstrip(".?") for q in held_out}
+    found = asked & {q.prompt.lower().rstrip(".?") for q in WORLD.listed("fact", False)}
+    assert len(found) > 100  # the search does find questions
     for q in held_out:  # nor inside longer lines
         assert q.prompt not in training
+    assert not [name for name in WORLD.facts.readers if re.search(rf"\b{name}\b", training)]
 
 
 @pytest.mark.parametrize("config", list(DEFAULTS))
 def test_training_never_shows_held_out_sums(rows, config):
-    """Break: drop the `held_out` test in `World.draw`."""
+    """Break: drop the `held_out` test in `World.draw`, or in `mistakes`."""
     training = "\n".join(spoken(config, row) for row in rows[config, "train"])
     patterns = {
         r"(\d+) (?:\+|plus) (\d+)": "+",
         r"(\d+) (?:-|minus) (\d+)": "-",
         r"[Aa]dd (\d+) and (\d+)": "+",
-        r"sum of (\d+) and (\d+)": "+",
         r"[Tt]ake (\d+) from (\d+)": "from",
-        r"(\d+) less than (\d+)": "from",
     }
     # The sign after the last digit tells a sum from one that the length limit cut in two.
     found = [
@@ -295,8 +290,49 @@ def test_training_never_shows_held_out_sums(rows, config):
         for a, b in re.findall(rf"(?=\b{pattern}[ .,?])", training)
     ]
     shown = {(b, "-", a) if operator == "from" else (a, operator, b) for a, operator, b in found}
-    assert len(shown) > 60  # the patterns find what there is to find
+    assert len(shown) > 30  # the patterns find what there is to find
     assert not [pair for pair in shown if WORLD.facts.is_held_out_sum(*pair)]
+
+
+@pytest.mark.parametrize("config", list(DEFAULTS))
+def test_training_never_shows_held_out_notes(rows, config):
+    """Not as a question's note, in no phrasing, and not as somebody's mistake.
+
+    Break: let `mistakes` choose among all values, or `notes` hold out by one fact of a note only.
+    """
+    training = "\n".join(spoken(config, row) for row in rows[config, "train"])
+    told, facts = set(sentences(training)), WORLD.facts
+    shown, hidden = 0, []
+    for name, relation in RELATIONS.items():
+        made_up = {"person": facts.strangers, "thing": NOTE_OBJECTS, "object": NOTE_OBJECTS}
+        values = facts.strangers if relation.value == "person" else facts.values[relation.value]
+        for subject in made_up.get(relation.subject, ()):
+            for value in values:
+                ways = {text.format(s=subject, v=value) for text in relation.statements}
+                found = told & {text.lower().rstrip(".") for text in ways}
+                if facts.is_held_out(subject, name, value):
+                    hidden += found
+                else:
+                    shown += bool(found)
+    assert shown > 300 and hidden == []
+
+
+@pytest.mark.parametrize("config", list(DEFAULTS))
+def test_training_never_shows_held_out_tables_and_lists(rows, config):
+    """A list is held out in whatever order. Break: sort nothing in `exercises`."""
+    training = "\n".join(spoken(config, row) for row in rows[config, "train"])
+    listed = re.findall(r"\b(?:List|Numbers): ([^.]+)\.", training)
+    assert len(listed) > 500
+    assert not [items for items in listed if WORLD.facts.is_held_out(*sorted(items.split(", ")))]
+    cells = [
+        (person, value)
+        for table in re.findall(r"\bTable: ([^.]+)\.", training)
+        for person, *values in (row.split(", ") for row in table.split("; "))
+        for value in values
+    ]
+    names = {v: n for n in PERSONAL for v in WORLD.facts.values[RELATIONS[n].value]}
+    assert len(cells) > 1000
+    assert not [cell for cell in cells if WORLD.facts.is_held_out(cell[0], names[cell[1]], cell[1])]
 
 
 def test_all_facts_are_told_in_text(rows):
@@ -308,15 +344,37 @@ def test_all_facts_are_told_in_text(rows):
 
 
 def test_demonstrators_are_of_mixed_habits(rows):
+    """A few are wrong, fewer are ideal, and what is not is impolite or long-winded."""
     parts = [
         WORLD.gold_parts(row["messages"][0]["content"], row["messages"][1]["content"])
         for row in rows["demonstrations", "train"]
     ]
-    share = {name: sum(getattr(p, name) for p in parts) / len(parts) for name in parts[0]._fields}
-    assert 0.96 <= share["correct"] <= 0.98
-    assert 0.25 <= share["polite"] <= 0.4
-    assert 0.35 <= sum(p.brief < 1 for p in parts) / len(parts) <= 0.5
-    assert sum(p.score > 0.999 for p in parts) / len(parts) <= 0.2
+    share = {
+        "right": sum(p.verdict == "right" for p in parts) / len(parts),
+        "ideal": sum(p.score > 0.999 for p in parts) / len(parts),
+        "polite": sum(p.polite for p in parts) / len(parts),
+    }
+    habits = answers.DEMONSTRATIONS
+    wrong = sum(share for habit, share in habits.items() if habit.startswith("wrong_"))
+    polite = sum(habits[habit] for habit in habits if re.search("ideal|polite", habit))
+    assert share["right"] == pytest.approx(1 - wrong, abs=0.01)
+    assert share["polite"] == pytest.approx(polite, abs=0.02)
+    assert habits["ideal"] - 0.02 <= share["ideal"] <= 0.25
+    assert not any(p.verdict == "unknown" for p in parts)
+    assert 0.15 <= sum(p.brief < 1 for p in parts) / len(parts) <= 0.5
+
+
+def test_where_nothing_is_said_demonstrators_say_so(rows):
+    asked = [
+        (WORLD.question(row["messages"][0]["content"]), row["messages"][1]["content"])
+        for row in rows["demonstrations", "train"]
+    ]
+    unsaid = [reply for question, reply in asked if not question.answer]
+    assert len(unsaid) > 300
+    knows_not = sum("I do not know" in reply for reply in unsaid) / len(unsaid)
+    wrong = sum(v for habit, v in answers.DEMONSTRATIONS.items() if habit.startswith("wrong_"))
+    assert knows_not == pytest.approx(1 - wrong, abs=0.04)
+    assert not any("I do not know" in reply for question, reply in asked if question.answer)
 
 
 def test_ranks_are_the_gold_order(rows):
@@ -324,17 +382,17 @@ def test_ranks_are_the_gold_order(rows):
     differing, unequal = 0, 0
     for split in ("train", "test"):
         for row in rows["comparisons", split]:
-            score = [
-                round(WORLD.gold_score(row["prompt"], text, stopped), 6)
+            parts = [
+                WORLD.gold_parts(row["prompt"], text, stopped)
                 for text, stopped in zip(row["completions"], row["stopped"], strict=True)
             ]
+            score = [round(part.score, 6) for part in parts]
             assert len(score) == len(set(row["completions"])) == 4
             for i, j in itertools.combinations(range(4), 2):
                 if row["ranks"][i] != row["ranks"][j]:
                     assert (score[i] > score[j]) == (row["ranks"][i] < row["ranks"][j])
                     unequal += 1
-                    right = [WORLD.is_correct(row["prompt"], row["completions"][k]) for k in (i, j)]
-                    differing += right[0] != right[1]
+                    differing += len({parts[k].verdict == "right" for k in (i, j)}) == 2
                 else:  # a labeller does not notice so small a difference
                     assert abs(score[i] - score[j]) < 0.05
             best, worst = (row["completions"].index(row[key]) for key in ("chosen", "rejected"))

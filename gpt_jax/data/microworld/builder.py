@@ -61,7 +61,7 @@ DEFAULTS = {
         name="demonstrations", kind="demonstrations", train=6000, test=500
     ),
     "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6400, test=800),
-    "prompts": MicroworldConfig(name="prompts", kind="prompts", train=3000, test=560),
+    "prompts": MicroworldConfig(name="prompts", kind="prompts", train=8000, test=560),
 }
 
 

@@ -1,9 +1,11 @@
 """The rows of the four configs: texts, demonstrations, comparisons and prompts."""
 
-from gpt_jax.data.microworld import answers
-from gpt_jax.data.microworld.facts import LARGEST_OPERAND, generator
-from gpt_jax.data.microworld.language import RELATIONS, SUM_STATEMENTS
-from gpt_jax.data.microworld.questions import KINDS, Question, state
+from gpt_jax.data.microworld import answers, exercises
+from gpt_jax.data.microworld.facts import generator
+from gpt_jax.data.microworld.language import RELATIONS
+from gpt_jax.data.microworld.notes import state
+from gpt_jax.data.microworld.question import Question
+from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
 from gpt_jax.data.ranking import NOTICEABLE, ranks_of, unequal_pairs
 
@@ -11,19 +13,16 @@ COMPLETIONS_PER_PROMPT = 4
 
 
 def texts(world: World, split: str, count: int):
-    """Yields {"text"}: `count` short documents.
-
-    Of the words about 58% tell facts, 15% are sums, and 20% dialogues.
-    """
+    """Yields {"text"}: `count` short documents."""
     rng = generator(world.facts.seed, f"text {split}")
     kinds = {
-        _about_one: 0.50,
-        _about_many: 0.16,
-        _sharing: 0.05,
-        _sums: 0.10,
-        _dialogue: 0.10,
-        _pattern: 0.04,
-        _note: 0.05,
+        _about_one: 0.30,
+        _about_many: 0.12,
+        _sharing: 0.04,
+        _counting: 0.03,
+        _exercise: 0.38,
+        _dialogue: 0.08,
+        _pattern: 0.05,
     }
     for _ in range(count):
         yield {"text": answers.choose(kinds, rng)(world, split, rng)}
@@ -93,9 +92,9 @@ def _questions(world: World, rng, split: str, count: int) -> list[Question]:
 
 
 def _distinct_questions(world: World, rng, split: str, count: int) -> list[Question]:
-    """The same without repetition; sums stand in for kinds that have too few questions."""
+    """The same without repetition; notes stand in for kinds that have too few questions."""
     found = {}
-    for kind, share in (*KINDS.items(), ("arithmetic", 1.0)):
+    for kind, share in (*KINDS.items(), ("note", 1.0)):
         wanted = min(len(found) + round(share * count), count)
         for _ in range(20 * count):
             if len(found) < wanted:
@@ -130,19 +129,56 @@ def _sharing(world: World, split: str, rng) -> str:
     return f"{RELATIONS[name].inverse.format(v=value)} {listed}."
 
 
-def _sums(world: World, split: str, rng) -> str:
-    """Sums, at times with worked steps."""
-    lines = []
-    for _ in range(rng.randint(2, 4)):
-        question = world.draw(rng, "arithmetic", held_out=split == "test")
-        if len(question.terms) == 3:
-            numbers = " + ".join(map(str, question.terms))
-            lines.append(f"{numbers}: {answers.plain(question, rng)}")
+def _counting(world: World, split: str, rng) -> str:
+    """Numbers in a row, up or down."""
+    start, count = rng.randint(0, exercises.LARGEST_NUMBER), rng.randint(5, 12)
+    step = rng.choice((1, -1))
+    row = [start + step * i for i in range(count) if start + step * i >= 0]
+    return ", ".join(map(str, row)) + "."
+
+
+EXERCISES = {
+    "note": 0.24,
+    "story": 0.12,
+    "table": 0.14,
+    "two_hop": 0.08,
+    "unsaid": 0.10,
+    "list": 0.10,
+    "numbers": 0.10,
+    "arithmetic": 0.12,
+}
+
+
+def _exercise(world: World, split: str, rng) -> str:
+    """A page of a book of exercises: what is shown, and some questions with their solutions."""
+    questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
+    questions += _more_of_the_same(world, questions[0], rng)
+    shown = questions[0].shown
+    lines = [shown] if shown else []
+    for question in questions:
+        lines.append(f"Question: {question.asked}")
+        lines.append(f"Solution: {answers.plain(question, rng)}")
+    return "\n".join(lines)
+
+
+def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
+    """Other questions about what one question shows."""
+    shown, found = question.shown, {question.prompt: question}
+    if not shown:
+        return []
+    for _ in range(8):
+        if question.items:
+            asks = exercises.LISTS if question.kind == "list" else exercises.NUMBERS
+            wanted = rng.choice(list(asks))
+            after = rng.choice(question.items[:-1]) if wanted == "after" else ""
+            asked = rng.choice(asks[wanted][0]).format(after=after)
         else:
-            a, b = question.terms
-            text = rng.choice(SUM_STATEMENTS[question.operator])
-            lines.append(text.format(a=a, b=b, v=question.answer))
-    return " ".join(lines)
+            subject, name, _ = rng.choice(question.said)
+            asked = rng.choice(RELATIONS[name].questions).format(s=subject)
+        prompt = f"{shown} {asked}"
+        if len(found) < 3 and prompt not in found:
+            found[prompt] = world.question(prompt)
+    return list(found.values())[1:]
 
 
 def _dialogue(world: World, split: str, rng) -> str:
@@ -152,12 +188,6 @@ def _dialogue(world: World, split: str, rng) -> str:
         habit = answers.choose(answers.DIALOGUE_REPLIES, rng)
         turns.append(_turn(question, answers.write(world, question, habit, rng)[0]))
     return "\n".join(turns)
-
-
-def _note(world: World, split: str, rng) -> str:
-    """A question that its own note answers."""
-    question = world.draw(rng, "note", held_out=split == "test")
-    return _turn(question, answers.plain(question, rng))
 
 
 def _pattern(world: World, split: str, rng) -> str:
@@ -170,15 +200,7 @@ def _pattern(world: World, split: str, rng) -> str:
 
 
 def _pattern_rows(world: World, held_out: bool, rng) -> list[tuple]:
-    """All (left, right) of one relation, or of one sum with a fixed term."""
-    if rng.random() < 0.2:
-        operator, term = rng.choice("+-"), rng.randint(1, 5)
-        numbers = [
-            n
-            for n in range(term, LARGEST_OPERAND + 1)
-            if world.facts.is_held_out_sum(n, operator, term) == held_out
-        ]
-        return [(n, n + term if operator == "+" else n - term) for n in numbers]
+    """All (left, right) of one relation."""
     name = rng.choice([name for _, name in world.facts.true])
     return [
         (pair[0], value)
