@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ppo, pretrain, reward, rlhf, sft
+from experiments import label, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
 from gpt_jax.train.checkpoint import save_model_files
@@ -56,7 +56,7 @@ def test_every_preset_traces(name, preset, without_training, tmp_path):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
 
 
-@pytest.mark.parametrize("experiment", [pretrain, sft, reward, ppo, rlhf])
+@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf])
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name
