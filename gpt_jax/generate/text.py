@@ -143,7 +143,9 @@ class TextModel(NamedTuple):
         asked = [self._asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
         requests = list(_requests(asked, sampling.n))
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].asked.ids))
-        return requests, [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        # The last batch draws some again, which is done before another shape has been compiled.
+        starts = [min(i, max(0, len(order) - BATCH)) for i in range(0, len(order), BATCH)]
+        return requests, [order[start : start + BATCH] for start in starts]
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()

@@ -98,6 +98,12 @@ def test_everything_is_written(run):
             assert model["win_rate_vs_sft"][0] == pytest.approx(wins + ties / 2)
             difference = model["gold"][0] - sft_row["gold"][0]
             assert model["difference_vs_sft"][0] == pytest.approx(difference, abs=1e-9)
+            parts = model["style_vs_sft"][0] + model["substance_vs_sft"][0]
+            assert parts == pytest.approx(difference, abs=1e-9)
+        assert model["right"][0] + model["unknown"] + model["wrong"] == pytest.approx(1)
+        assert sum(of["prompts"] for of in model["by_kind"].values()) == 32
+    assert set(results["reward_model"]["own_samples"]) == {"SFT", "PPO"}
+    assert results["peak_memory_gb"] > 0.2 and results["machine"]["cores"] >= 1
     assert sft_row["kl_from_sft"] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
 
