@@ -209,10 +209,7 @@ class _Reply:
             way = ((*bridge, person),)
             if rest[:1] == ("PERSON",) and names[1:2] == (person,):  # "the friend of Mira, Tovo,"
                 rest, names = rest[1:], (person, *names[2:])
-            before, others = frame[:i], contents[:at]
-            if before[-1:] == ("PERSON",) and others[-1:] == (person,):
-                before, others = before[:-1], others[:-1]
-            yield (*before, "PERSON", *rest), (*others, *names), way
+            yield (*frame[:i], "PERSON", *rest), (*contents[:at], *names), way
 
     def _bare(self, shape: frames.Shape) -> list[Bare | Topic]:
         if not self.asked or len(shape.contents) != 1:
