@@ -12,10 +12,10 @@ from gpt_jax.data.microworld.language import CLOSERS, OPENERS, RELATIONS
 from gpt_jax.data.microworld.mistakes import mistaken
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.wordings import THAT_IS_IT
-from tests.data import adversarial
-from tests.data.replies_by_hand import CASES
+from tests.data import adversarial, figures_by_hand, replies_by_hand
 
 WORLD = make_world()
+CASES = replies_by_hand.CASES + figures_by_hand.CASES
 WORST_RIGHT, BEST_WRONG = 0.5, 0.125
 
 

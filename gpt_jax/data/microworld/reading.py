@@ -111,7 +111,7 @@ class _Reply:
         cuts = clauses.joints(words)
         if len(cuts) > clauses.MOST_JOINTS:
             return [UNCLEAR]
-        best: list[list[tuple[Words, list]] | None] = [[]]
+        best: list[list[list[Meaning]] | None] = [[]]  # up to each cut
         for j in range(1, len(cuts)):
             found = None
             for i in range(j):

@@ -45,7 +45,11 @@ class World:
     # Judging.
 
     def question(self, prompt: str) -> Question:
-        """The question a prompt asks. UserError if the world knows no such prompt."""
+        """The question a prompt asks, read once and remembered.
+
+        Raises:
+          UserError: the world knows no such prompt.
+        """
         question = self._recognised(prompt.strip())
         if question is None:
             raise UserError(
