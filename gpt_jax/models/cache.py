@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,34 @@ class KVCache(NamedTuple):
 
     keys_LBSI: jax.Array
     values_LBSI: jax.Array
+    segment_ids_BS: jax.Array
+    index_B: jax.Array
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, each head's together, [B, K, S, H]."""
+
+    keys_BKSH: jax.Array
+    values_BKSH: jax.Array
+
+    def append(self, k_BTKH: jax.Array, v_BTKH: jax.Array, index_B: jax.Array) -> LayerCache:
+        """With T new entries in every row, row b's from `index_B[b]` on."""
+        new = (k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2))
+        return LayerCache(*map(functools.partial(write_heads, index_B=index_B), self, new))
+
+
+class UnrolledCache(NamedTuple):
+    """A cache for models whose layers are unrolled, with an array for each layer.
+
+    XLA's CPU backend copies a layer's part out of a stack, and transposes it for each head's
+    product, at every token; what lies so needs neither.
+
+    Attributes:
+      layers: one for each layer, in the compute dtype, keys after rotary positions.
+      segment_ids_BS, index_B: as in `KVCache`.
+    """
+
+    layers: tuple[LayerCache, ...]
     segment_ids_BS: jax.Array
     index_B: jax.Array
 
@@ -61,6 +90,23 @@ def write(
     if not layer:
         return merged_BS
     return jax.lax.dynamic_update_index_in_dim(entries_BS, merged_BS, layer[0], 0)
+
+
+def write_heads(entries_BKSH: jax.Array, new_BKTH: jax.Array, index_B: jax.Array) -> jax.Array:
+    """As `write`, where the heads lie first."""
+    B, K, T = new_BKTH.shape[:3]
+    if T > MAX_DECODE_TOKENS:
+        merge = jax.vmap(write, in_axes=(1, 1, None), out_axes=1)
+        return merge(entries_BKSH, new_BKTH, index_B)
+    # All indices are written out: for a slice over K XLA's CPU backend would transpose the whole.
+    rows_B11, heads_1K1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+    places_B1T = index_B[:, None, None] + jnp.arange(T)
+    return entries_BKSH.at[rows_B11, heads_1K1, places_B1T].set(
+        new_BKTH.astype(entries_BKSH.dtype),
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="drop",
+    )
 
 
 def align(

@@ -26,10 +26,10 @@ from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention_weights as weights_of
 from gpt_jax.kernels.attention import mix
 from gpt_jax.kernels.attention.over_mesh import attention
-from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, align, write
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, LayerCache, UnrolledCache, write
+from gpt_jax.models.cached_attention import attend_to_cache
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
@@ -90,20 +90,21 @@ def attention_weights(config: ModelConfig, params: Params, tokens_BT: Tokens) ->
 
 
 @contract.init_cache.register(ModelConfig)
-def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
+def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache | UnrolledCache:
     if config.positions == "learned" and config.context_length < length:
         raise UserError(
             f"{length} tokens exceed the model's context_length {config.context_length}, which its "
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
     c = config.resolved()
-    shape_LBSI = (c.layers, batch, length, c.kv_heads * c.head_size)
-    return KVCache(
-        keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
-        values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
-        segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
-        index_B=jnp.zeros((batch,), jnp.int32),
-    )
+    segment_ids_BS = jnp.zeros((batch, length), jnp.int32)
+    index_B = jnp.zeros((batch,), jnp.int32)
+    if platform() == "cpu" and layer_unroll(c.layers) == c.layers:
+        empty_BKSH = jnp.zeros((batch, c.kv_heads, length, c.head_size), config.dtype)
+        layers = (LayerCache(empty_BKSH, empty_BKSH),) * c.layers
+        return UnrolledCache(layers, segment_ids_BS, index_B)
+    empty_LBSI = jnp.zeros((c.layers, batch, length, c.kv_heads * c.head_size), config.dtype)
+    return KVCache(empty_LBSI, empty_LBSI, segment_ids_BS, index_B)
 
 
 @contract.unembedding.register(ModelConfig)
@@ -163,11 +164,13 @@ class Transformer(nn.Module):
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
-            kv_cache, kv_segment_ids_BS, index_B = None, segment_ids_BT, 0
+            kv_segment_ids_BS, index_B = segment_ids_BT, 0
         else:
             index_B = cache.index_B
             kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
-            kv_cache = (cache.keys_LBSI, cache.values_LBSI)
+        rows = Rows(
+            rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws
+        )
 
         unroll = layer_unroll(c.layers)
         blocks = nn.scan(
@@ -178,11 +181,18 @@ class Transformer(nn.Module):
             length=c.layers,
             unroll=unroll,
         )(c, name="blocks")
-        (x_BTD, kv_cache), _ = blocks(
-            (x_BTD, kv_cache),
-            jnp.arange(c.layers),
-            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws),
-        )
+        if isinstance(cache, UnrolledCache):
+            stacks, entries = self.variables["params"]["blocks"], []
+            for layer, one in enumerate(cache.layers):
+                params = jax.tree.map(lambda stack: stack[layer], stacks)  # noqa: B023
+                (x_BTD, one), _ = Block(c, parent=None).apply(
+                    {"params": params}, (x_BTD, one), layer, rows
+                )
+                entries.append(one)
+            entries = (tuple(entries),)
+        else:
+            entries = None if cache is None else (cache.keys_LBSI, cache.values_LBSI)
+            (x_BTD, entries), _ = blocks((x_BTD, entries), jnp.arange(c.layers), rows)
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:
@@ -190,7 +200,7 @@ class Transformer(nn.Module):
             kernel = with_axes(normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
+            cache = type(cache)(*entries, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
 
 
@@ -276,29 +286,9 @@ class Attention(nn.Module):
         elif kv_cache is None:
             attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
-            kv_cache = tuple(
-                write(stack, new.reshape(B, T, K * H), index_B, layer)
-                for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
+            attend, kv_cache = attend_to_cache(
+                q_BTNH, (k_BTKH, v_BTKH), kv_cache, layer, index_B, options
             )
-            k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
-            if T <= MAX_DECODE_TOKENS:
-                attend = functools.partial(
-                    decode_attention,
-                    q_BTNH,
-                    k_LBSKH,
-                    v_LBSKH,
-                    layer=layer,
-                    lengths_B=index_B + T,
-                    **options,
-                )
-            else:
-                (k_BSKH, v_BSKH, kv_segment_ids_BS), index = align(
-                    (k_LBSKH[layer], v_LBSKH[layer], kv_segment_ids_BS), index_B
-                )
-                options["kv_segment_ids_BS"] = kv_segment_ids_BS
-                attend = functools.partial(
-                    attention, q_BTNH, k_BSKH, v_BSKH, q_offset=index, **options
-                )
         if c.window is None:
             out = attend()
         else:
