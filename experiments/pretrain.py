@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
+from gpt_jax.data.openings import openings
 from gpt_jax.data.packing import pack_documents
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
@@ -27,6 +28,7 @@ from gpt_jax.train import command
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.samples import Samples
 from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.step import LossFn
 
@@ -79,6 +81,7 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
         pack_documents(config.data.read("text", split), tokenizer, model.context_length)
         for split in ("train", "test")
     )
+    begun = openings(config.data, tokenizer, model.context_length // 2, config.seed)
     return language_stage(
         recipe,
         (train, test),
@@ -88,6 +91,7 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
         tokenizer=tokenizer,
         first=first(model),
         loss=loss,
+        samples=Samples(model, tokenizer, begun, mesh, config.seed),
         kinds=("text",),
     )
 

@@ -31,6 +31,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
 from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
+from gpt_jax.machine import machine, peak_memory_gb
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
@@ -158,6 +159,7 @@ def look_ahead(
 def publish(folder: Path, results: dict) -> None:
     """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
     results["seconds"] = seconds_of(folder)
+    results |= {"peak_memory_gb": peak_memory_gb(), "machine": machine()}
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_samples(folder, results["samples"])
     write_report(folder)
@@ -199,8 +201,9 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         n=config.evaluate.answers,
         seed=config.seed,
     )
-    compared = policies.Policies(finetuned=sft, base=base, learned=ppo, reward=preference)
-    models, found = policies.compare(compared, task, rows, sampling, left_out)
+    compared = policies.Policies(sft, base, {"PPO": ppo}, preference)
+    models, found, own_samples = policies.compare(compared, task, rows, sampling, left_out)
+    judged = judge_reward_model(folder / "reward", config.data, mesh)
     return {
         "experiment": "rlhf",
         "preset": config.preset,
@@ -209,7 +212,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         "command": command.invocation("rlhf"),
         "models": models,
         "left_out": left_out.entries(),
-        "reward_model": judge_reward_model(folder / "reward", config.data, mesh),
+        "reward_model": judged | {"own_samples": own_samples},
         "samples": [
             {
                 "prompt": rows[i]["prompt"][-1]["content"],

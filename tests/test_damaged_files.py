@@ -11,6 +11,7 @@ from experiments import rlhf
 from gpt_jax.errors import UserError
 from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.report import write_report
+from gpt_jax.report.openings import read_openings
 from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files
@@ -44,6 +45,7 @@ READERS = {
     "results.json": [write_report],
     "seconds.json": [rlhf.seconds_of],
     "metrics.jsonl": [read_metrics, write_report],
+    "samples.jsonl": [read_openings, write_report],
 }
 
 

@@ -29,7 +29,7 @@ BENEATH = {
     "bottom": set(),
 }
 # Files beside the rooms, for everyone.
-BOTTOM = {"errors", "files", "keys", "ranges", "chips", "metrics", "readable", "terminal"}
+BOTTOM = set("errors files keys ranges chips machine metrics readable terminal".split())
 
 Graph = dict[str, set[str]]
 

@@ -36,6 +36,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel.rules import path_name
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
+from gpt_jax.report.openings import read_openings
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_params
 
@@ -205,8 +206,10 @@ def differences(ours: Path, theirs: Path, stages: list[str]) -> list[str]:
         logged = [[row["step"] for row in read_metrics(f / stage)] for f in (ours, theirs)]
         if logged[0] != logged[1]:
             found.append(f"{stage}: the steps in metrics.jsonl")
+        if read_openings(ours / stage) != read_openings(theirs / stage):
+            found.append(f"{stage}: samples.jsonl")
     results = [json.loads((f / "results.json").read_text()) for f in (ours, theirs)]
-    names = set(results[0]) - {"seconds", "command"}
+    names = set(results[0]) - {"seconds", "command", "peak_memory_gb"}
     return found + [f"results.json: {n}" for n in sorted(names) if results[0][n] != results[1][n]]
 
 

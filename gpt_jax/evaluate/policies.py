@@ -9,16 +9,18 @@ nats at most (Stiennon et al. 2020, G.3), and needs no training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from gpt_jax.data.left_out import DROPPED, LeftOut
 from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers
-from gpt_jax.evaluate.statistics import best_of_others, mean_interval, paired_difference, win_rate
+from gpt_jax.evaluate.statistics import best_of_others, win_rate
+from gpt_jax.evaluate.summary import Judged, against, by_itself, judge_rewards, topics_of
 from gpt_jax.evaluate.task import Performance, evaluate_task, judge
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.generate.sampling import Sampling
@@ -35,14 +37,31 @@ class Policies(NamedTuple):
     Attributes:
       finetuned: what the others are measured from.
       base: what it was finetuned from, in its own layout.
-      learned: what was learned from the reward, in the finetuned model's layout and shape.
+      learned: what was learned from the reward, by name, in the finetuned model's layout and
+        shape.
       reward: a reward model's, which reads the finetuned model's tokens.
     """
 
     finetuned: TextModel
     base: TextModel
-    learned: TextModel
+    learned: Mapping[str, TextModel]
     reward: Reward
+
+
+class Comparison(NamedTuple):
+    """What `compare` finds.
+
+    Attributes:
+      models: what a report shows of each model, in the order in which they came to be: its name,
+        the fields of `by_itself`, and those of `against` and `WinRate` with `_vs_sft` behind.
+      answers: by the models' names.
+      own_samples: how well the reward model ranks the answers of SFT, and of what was learned,
+        among themselves (`judge_rewards`); {} if the task has no score.
+    """
+
+    models: list[dict]
+    answers: dict[str, Performance]
+    own_samples: dict[str, dict]
 
 
 def fitting_rows(task: Task, tokenizer: Tokenizer, room: int, left_out: LeftOut) -> list[dict]:
@@ -73,7 +92,7 @@ def compare(
     rows: Sequence[dict],
     sampling: Sampling,
     left_out: LeftOut,
-) -> tuple[list[dict], dict[str, Performance]]:
+) -> Comparison:
     """All policies on the same prompts.
 
     Args:
@@ -82,10 +101,6 @@ def compare(
       rows: of the task.
       sampling: how each answers; its n is that of best-of-n.
       left_out: counts the prompts that had to be shortened.
-
-    Returns:
-      What a report shows of each (its name, gold, reward, the difference from SFT and the win rate
-      against it, correct, kl_from_sft, length, entropy), and the answers, by name.
     """
     sft, n = policies.finetuned, sampling.n
     # One more, so that best-of-n meets answers that it was not chosen from.
@@ -108,48 +123,45 @@ def compare(
 
     def rewards_of(name: str) -> np.ndarray:
         groups = behind_prompts(found[name])
-        return np.array([answers.score(group, policies.reward, sft.mesh) for group in groups])
+        # Together, so that only the last batch of all has rows that are not needed.
+        together = jax.tree.map(lambda *xs: np.concatenate(xs), *groups)
+        scores = answers.score(together, policies.reward, sft.mesh)
+        return scores.reshape(len(groups), len(rows))
 
     rewards = {"base": rewards_of("base"), "SFT": rewards_of("SFT")}
     best = f"best-of-{n}"
     chosen_N, candidates_AN = rewards["SFT"][:n].argmax(axis=0), found["SFT"].completions_AN
     found[best] = judge(task, rows, [[candidates_AN[a][i] for i, a in enumerate(chosen_N)]])
-    found |= evaluate_task({"PPO": policies.learned}, task, sampling, rows)
-    rewards |= {best: rewards_of(best), "PPO": rewards_of("PPO")}
-
+    rewards[best] = rewards["SFT"][:n].max(axis=0, keepdims=True)
+    found |= evaluate_task(policies.learned, task, sampling, rows)
+    rewards |= {name: rewards_of(name) for name in policies.learned}
     moved = {best: {"kl": float(np.log(n) - (n - 1) / n)}}
-    for name, model in (("SFT", sft), ("PPO", policies.learned)):
+    for name, model in {"SFT": sft, **policies.learned}.items():
         (group, *_) = behind_prompts(found[name])
         moved[name] = answers.divergence(
             sft.config, model.params, sft.params, group, sampling.temperature, sft.mesh
         )
-    clusters = [task.cluster(row) for row in rows] if task.cluster else None
-    scores = {name: one.scores_AN for name, one in found.items()} if task.score else rewards
+    judged = {
+        name: Judged(one, rewards[name], **moved.get(name, {})) for name, one in found.items()
+    }
+    topics = topics_of(task, rows)
 
     def against_sft(name: str) -> dict:
-        """The difference of a model's scores from SFT's, prompt by prompt, and who wins."""
-        ours, theirs, meets = scores[name], scores["SFT"], True
+        """What sets a model apart from SFT, and who wins."""
         if name == "SFT":
             return {"win_rate_vs_sft": None}
-        result = {"difference": paired_difference(ours.mean(0), theirs.mean(0), clusters)}
+        ours, theirs, meets = judged[name].scores_AN, judged["SFT"].scores_AN, True
         if name == best:
             ours = np.take_along_axis(theirs, best_of_others(rewards["SFT"]), axis=0)
             meets = np.eye(n + 1)[:, :, None]
-        result |= win_rate(ours, theirs, clusters, meets_ABN=meets)._asdict()
+        result = against(judged[name], judged["SFT"], topics.clusters_N)
+        result |= win_rate(ours, theirs, topics.clusters_N, meets_ABN=meets)._asdict()
         return {f"{key}_vs_sft": value for key, value in result.items()}
 
-    def row_of(name: str) -> dict:
-        one = found[name]
-        # The answers to one prompt are averaged before anything is resampled.
-        return {
-            "name": name,
-            "gold": mean_interval(one.scores_AN.mean(0), clusters) if task.score else None,
-            "reward": mean_interval(rewards[name].mean(0), clusters),
-            **against_sft(name),
-            "correct": float(one.correct_AN.mean()) if task.correct else None,
-            "kl_from_sft": moved.get(name, {}).get("kl"),
-            "length": float(one.lengths_AN.mean()),
-            "entropy": moved.get(name, {}).get("entropy"),
-        }
-
-    return [row_of(name) for name in found], found
+    models = [
+        {"name": name, **by_itself(one, topics), **against_sft(name)}
+        for name, one in judged.items()
+    ]
+    sampled = ("SFT", *policies.learned)
+    own_samples = {name: judge_rewards(judged[name], topics.clusters_N) for name in sampled}
+    return Comparison(models, found, own_samples if task.score else {})

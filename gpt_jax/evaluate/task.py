@@ -18,17 +18,22 @@ class Performance(NamedTuple):
     Attributes:
       completions_AN: the answers, `completions_AN[a][n]`.
       scores_AN: the task's scores, float64; None if it has none.
-      correct_AN: which are right, bool; None if the task cannot say.
+      verdicts_AN: the task's verdicts, strings; None if it has none.
     """
 
     completions_AN: list[list[Completion]]
     scores_AN: np.ndarray | None
-    correct_AN: np.ndarray | None
+    verdicts_AN: np.ndarray | None
 
     @property
     def texts_AN(self) -> list[list[str]]:
         """The answers as text."""
         return [[completion.text for completion in group] for group in self.completions_AN]
+
+    @property
+    def stopped_AN(self) -> np.ndarray:
+        """Which answers the model ended by itself; bool."""
+        return np.array([[completion.stopped for completion in c] for c in self.completions_AN])
 
     @property
     def lengths_AN(self) -> np.ndarray:
@@ -76,4 +81,4 @@ def judge(task: Task, rows: Sequence[dict], completions_AN: list[list[Completion
     scores_AN = each(task.score, "text", "stopped")
     if scores_AN is not None:
         scores_AN = scores_AN.astype(np.float64)
-    return Performance(completions_AN, scores_AN, each(task.correct, "text"))
+    return Performance(completions_AN, scores_AN, each(task.verdict, "text"))

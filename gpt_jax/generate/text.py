@@ -104,11 +104,8 @@ class TextModel(NamedTuple):
         Raises:
           UserError: naming the first prompt that does not fit, and its length.
         """
-        asked = [self._asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
-        requests = list(_requests(asked, sampling.n))
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].asked.ids))
-        batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+        requests, batches = self._batches(prompts, sampling)
+        with self._on_mesh():
             # All are under way before the first is waited for.
             drawn = [self._draw([requests[i] for i in batch], sampling) for batch in batches]
             drawn = distributed.fetch(drawn)
@@ -123,6 +120,35 @@ class TextModel(NamedTuple):
                 stopped = bool(stopped_B[row])
                 found[i] = self._completion(requests[i].asked, ids, logprobs, tops, stopped)
         return [found[i] for i in range(len(requests))]
+
+    def look(self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()) -> None:
+        """Traces what `complete` would run, with parameters of which only the shapes are known.
+
+        Raises:
+          UserError: as `complete` would.
+        """
+        requests, batches = self._batches(prompts, sampling)
+
+        def draw(params: Params) -> list[tuple]:
+            model = self._replace(params=params)
+            return [model._draw([requests[i] for i in batch], sampling) for batch in batches]
+
+        with self._on_mesh():
+            jax.eval_shape(draw, self.params)
+
+    def _batches(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> tuple[list[_Request], list[list[int]]]:
+        """What is to be drawn, and in which order it is drawn together."""
+        asked = [self._asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        requests = list(_requests(asked, sampling.n))
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].asked.ids))
+        # The last batch draws some again, which is done before another shape has been compiled.
+        starts = [min(i, max(0, len(order) - BATCH)) for i in range(0, len(order), BATCH)]
+        return requests, [order[start : start + BATCH] for start in starts]
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     def _asked(self, prompt: Prompt, number: int, sampling: Sampling) -> _Asked:
         """A prompt as the model reads it."""

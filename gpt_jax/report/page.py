@@ -6,18 +6,21 @@ is not there yet leaves a note in its place. All text from the run is escaped.
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from gpt_jax.errors import UserError
 from gpt_jax.files import read_json, write_text
+from gpt_jax.machine import in_words
 from gpt_jax.metrics import read_metrics
 from gpt_jax.readable import clock
 from gpt_jax.report import plots
+from gpt_jax.report.breakdown import results_tables, times
+from gpt_jax.report.openings import by_opening, read_openings
 from gpt_jax.report.stages import STAGES, Rows, StageView, stage_verdict, view_of
 from gpt_jax.report.style import CSS
-from gpt_jax.report.table import score_name, table
+from gpt_jax.report.table import Table, score_name
 from gpt_jax.report.verdict import run_verdict
 
 
@@ -53,7 +56,7 @@ def _page(folder: Path) -> str:
         results = {"experiment": "rlhf"} | results
     sections = [_results(results)] if evaluated or not rows else []
     sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
-    sections.append(_left_out(folder, results))
+    sections += [_openings(folder), _left_out(folder, results), _times(results)]
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
     title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
@@ -69,7 +72,7 @@ def _page(folder: Path) -> str:
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p class="verdict">{escape(verdict)}</p>
+{_headline(verdict)}
 <p class="soft">{escape(_facts(results))}</p>
 </header>
 <main>
@@ -82,6 +85,13 @@ def _page(folder: Path) -> str:
 </body>
 </html>
 """
+
+
+def _headline(verdict: str) -> str:
+    """What is claimed, large, and the numbers that it rests on."""
+    claim, colon, numbers = escape(verdict).partition(": ")
+    small = f'{colon}<span class="numbers">{numbers}</span>' if colon else ""
+    return f'<p class="verdict">{claim}{small}</p>'
 
 
 def _read_json(path: Path) -> dict:
@@ -136,14 +146,12 @@ def _results(results: Mapping) -> str:
     if not models:
         return "<h2>Results</h2>" + _note("The models have not been evaluated yet.")
     score = score_name(models)
-    paired = any(model.get("difference_vs_sft") for model in models)
+    judged = any(model.get("right") for model in models)
     explanation = (
         "In brackets: 95% interval. Shaded: the best of its column. The win rate is against SFT, "
         "a tie being half a win. KL is measured from the SFT model, per answer; entropy is per "
         "token, in nats. "
-        + "The difference from SFT is taken prompt by prompt: two models differ where its interval "
-        "excludes 0, even if those of their scores overlap. "
-        * paired
+        + "Unknown: the answer says that it does not know, where that is not right. " * judged
         + {
             "gold": "The gold score measures an answer against the ground truth.",
             "reward": "The reward is the trained reward model's own score: PPO maximises it, "
@@ -151,18 +159,29 @@ def _results(results: Mapping) -> str:
         }[score]
     )
     figures = [_figure(title, svg) for title, svg in plots.result_charts(results).items()]
+    names = [model["name"] for model in models]
+    first, *others = results_tables(results)
+    more = [
+        f'<section><h3>{escape(table.title)}</h3><p class="soft">{escape(table.note)}</p>'
+        f"{_cells('more', table, names)}</section>"
+        for table in others
+    ]
     return (
-        f'<h2>Results</h2><p class="soft">{explanation}</p>{_results_table(results)}'
-        f'<div class="pair" style="margin-top: 1.5rem">{"".join(figures)}</div>'
+        f'<h2>Results</h2><p class="soft">{explanation}</p>{_cells("results", first, names)}'
+        f'<div class="pair">{"".join(figures)}</div><div class="behind">{"".join(more)}</div>'
     )
 
 
-def _results_table(results: Mapping) -> str:
-    headings, rows, best = table(results)
+def _cells(name: str, table: Table, models: Sequence[str] = ()) -> str:
+    """A report's table; the names of models have their colour."""
+
+    def text(cell: str) -> str:
+        return _model(cell) if cell in models else escape(cell)
+
     body = []
-    for cells, marks in zip(rows, best, strict=True):
-        row = [f"<td>{_model(cells[0])}</td>"]
-        for heading, cell, mark in list(zip(headings, cells, marks, strict=True))[1:]:
+    for cells, marks in zip(table.rows, table.best, strict=True):
+        row = [f"<td>{text(cells[0])}</td>"]
+        for heading, cell, mark in list(zip(table.headings, cells, marks, strict=True))[1:]:
             value, bracket, interval = escape(cell).partition(" [")
             small = f" <small>[{interval}</small>" if bracket else ""
             row.append(
@@ -170,7 +189,7 @@ def _results_table(results: Mapping) -> str:
                 f'<span class="value">{value}{small}</span></td>'
             )
         body.append(f"<tr>{''.join(row)}</tr>")
-    return _table("results", [escape(heading) for heading in headings], body)
+    return _table(name, [text(heading) for heading in table.headings], body)
 
 
 def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
@@ -228,10 +247,39 @@ def _left_out(folder: Path, results: Mapping) -> str:
     return "<h2>What was left out</h2>" + _table("counts", ["what", "stage", "count"], body)
 
 
+def _times(results: Mapping) -> str:
+    """How long the stages took, on which machine, and how much memory, as far as it is known."""
+    facts = [f"Peak memory {results['peak_memory_gb']} GB"] if "peak_memory_gb" in results else []
+    facts += [in_words(results["machine"])] if "machine" in results else []
+    table = _cells("counts", times(results)) if results.get("seconds") else ""
+    about = f'<p class="soft">{escape("; ".join(facts))}.</p>' if facts else ""
+    return f"<h2>Time and machine</h2>{about}{table}" if about or table else ""
+
+
 def _samples(samples: Sequence[Mapping]) -> str:
     title = "<h2>The same prompts after every stage</h2>"
     if not samples:
         return title + _note("No samples yet.")
+    return title + _answers(samples, _model)
+
+
+def _openings(folder: Path) -> str:
+    """How a model went on with the same openings while it learned, if a stage has written it."""
+    rows = [row for at in (folder, folder / "pretrain") for row in read_openings(at)]
+    if not rows:
+        return ""
+    explanation = (
+        "How the model goes on with the same openings of held-out documents while it learns. A "
+        "text ends where the model ends it, or after a few words."
+    )
+    return (
+        f'<h2>Language appears</h2><p class="soft">{explanation}</p>'
+        f"{_answers(by_opening(rows), escape)}"
+    )
+
+
+def _answers(samples: Sequence[Mapping], heading: Callable[[str], str]) -> str:
+    """A row a prompt, a column for each name of its answers, which `heading` turns into HTML."""
     names = list(dict.fromkeys(name for sample in samples for name in sample["answers"]))
     body = []
     for sample in samples:
@@ -241,4 +289,4 @@ def _samples(samples: Sequence[Mapping]) -> str:
             text, empty = (escape(answer), "") if answer else ("nothing", " class=empty")
             row.append(f'<td data-label="{escape(name)}"{empty}>{text}</td>')
         body.append(f"<tr>{''.join(row)}</tr>")
-    return title + _table("samples", ["prompt", *map(_model, names)], body)
+    return _table("samples", ["prompt", *map(heading, names)], body)

@@ -30,6 +30,7 @@ p { margin: 0.3rem 0 1rem; }
   margin: 0.6rem 0 0.9rem; font-size: clamp(1.3rem, 3.2vw, 1.9rem); line-height: 1.3;
   font-weight: 650; letter-spacing: -0.01em; text-wrap: balance;
 }
+.numbers { display: block; font: 400 0.6em/1.5 system-ui, sans-serif; letter-spacing: 0; }
 .soft, small, figcaption { color: var(--soft); }
 small { font-size: 0.82em; white-space: nowrap; }
 .note {
@@ -55,6 +56,10 @@ td.best { font-weight: 700; background: var(--best); }
 .pair, .charts, .stages { display: grid; gap: 1.2rem; }
 .pair, .stages { grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+.pair { margin-top: 1.5rem; }
+.behind { margin-top: 2.4rem; columns: 2 25rem; column-gap: 1.2rem; font-size: 0.9rem; }
+.behind > section { break-inside: avoid; padding-bottom: 2rem; }
+.behind .soft::first-letter { text-transform: uppercase; }
 .stages > .many { grid-column: 1 / -1; }
 .stage > p { margin-bottom: 0.6rem; font-size: 0.9rem; }
 .stages { row-gap: 2.4rem; margin-top: 1.2rem; }

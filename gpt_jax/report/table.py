@@ -1,10 +1,14 @@
-"""The results table, one set of columns for the terminal, the README and the page."""
+"""The table of models, and how tables are shown in the terminal and in a README.
+
+The page shows the same cells (`gpt_jax.report.page`).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -29,7 +33,7 @@ class Column(NamedTuple):
             return _MISSING
         if isinstance(value, Sequence):
             return interval_text(value, self.scale, self.digits, self.unit)
-        return _number(self.scale * value, self.digits) + self.unit
+        return number_text(self.scale * value, self.digits) + self.unit
 
     def value(self, model: Mapping) -> float | None:
         """The model's value as a number."""
@@ -38,23 +42,35 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells as text; `best[row][column]` marks the best value of its column."""
+    """Cells as text, the first of each row being its name.
+
+    Attributes:
+      best: `best[row][column]` marks the best value of its column.
+      title: what it is about; the table of models needs none.
+      note: how to read it.
+    """
 
     headings: list[str]
     rows: list[list[str]]
     best: list[list[bool]]
+    title: str = ""
+    note: str = ""
 
 
 COLUMNS = (
     Column("gold score", "gold", best=True),
     Column("reward", "reward", best=True),
-    Column("difference from SFT", "difference_vs_sft", digits=None, wide=True),
     Column("win rate", "win_rate_vs_sft", scale=100, digits=0, unit="%", best=True),
-    Column("ties", "ties_vs_sft", scale=100, digits=0, unit="%", wide=True),
-    Column("correct", "correct", scale=100, digits=0, unit="%", best=True),
+    Column("right", "right", scale=100, digits=0, unit="%", best=True),
+    Column("unknown", "unknown", scale=100, digits=0, unit="%"),
+    Column("wrong", "wrong", scale=100, digits=0, unit="%"),
     Column("KL (nats)", "kl_from_sft"),
-    Column("tokens", "length", digits=1),
-    Column("entropy", "entropy"),
+    Column("tokens", "length", digits=1, wide=True),
+    Column("entropy", "entropy", wide=True),
+)
+NOTE = (
+    "brackets: 95% interval; bold: best; win rate against SFT, a tie half; unknown: says that it "
+    "does not know; KL from SFT per answer"
 )
 
 
@@ -71,17 +87,21 @@ def interval_text(
     Args:
       digits: after the point; None: two, and more where the interval is narrow.
     """
-    mean, low, high = (None if part is None else scale * part for part in interval)
-    known = low is not None and high is not None
     if digits is None:
-        width = high - low if known else 0.0
-        digits = min(max(2, 1 - math.floor(math.log10(width))), 6) if 0 < width < math.inf else 2
-    ends = f" [{_number(low, digits)}, {_number(high, digits)}]" if known else ""
-    return _number(mean, digits) + unit + ends
+        digits = digits_of(interval, scale)
+    mean, *ends = (None if part is None else number_text(scale * part, digits) for part in interval)
+    return mean + unit + ("" if None in ends else f" [{', '.join(ends)}]")
 
 
-def table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table:
-    """results.json -> cells. A column that no model has a value for is left out.
+def digits_of(interval: Sequence[float | None], scale: float = 1.0) -> int:
+    """How many digits after the point it takes to tell the ends of an interval apart."""
+    _, low, high = interval
+    width = 0.0 if None in (low, high) else scale * (high - low)
+    return min(max(2, 1 - math.floor(math.log10(width))), 6) if 0 < width < math.inf else 2
+
+
+def models_table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table:
+    """The models of results.json. A column that no model has a value for is left out.
 
     The reward model's own score is shown only where no gold score is known: it is what PPO
     maximises, and so a poor judge of PPO.
@@ -99,34 +119,43 @@ def table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table:
         values = [column.value(model) for model in models]
         known = [value for value in values if value is not None]
         for row, value in enumerate(values):
-            best[row][place] = column.best and len(known) > 1 and value == max(known)
-    return Table(["model", *(column.heading for column in columns)], rows, best)
+            best[row][place] = column.best and len(set(known)) > 1 and value == max(known)
+    headings = ["model", *(column.heading for column in columns)]
+    return Table(headings, rows, best, note=NOTE)
 
 
-def results_table(results: Mapping) -> RichTable:
-    """The table for the terminal: `rich.print(results_table(results))`."""
-    headings, rows, best = table(results, [column for column in COLUMNS if not column.wide])
+def plain(headings: list[str], rows: list[list[str]], title: str, note: str = "") -> Table:
+    """A table without a best value."""
+    return Table(headings, rows, [[False] * len(headings) for _ in rows], title, note)
+
+
+def for_terminal(tables: Sequence[Table]) -> Group:
+    """Tables one below the other, for `rich.print`; the best value of a column is bold."""
+    return Group(*(part for table in tables for part in _for_terminal(table)))
+
+
+def _for_terminal(table: Table) -> list[RichTable | Text]:
     rich_table = RichTable(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-        caption="brackets: 95% interval; bold: best; win rate against SFT, a tie half; KL from SFT "
-        "per answer, entropy per token",
-    )  # fmt: skip
-    for place, heading in enumerate(headings):
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for place, heading in enumerate(table.headings):
         rich_table.add_column(heading, justify="right" if place else "left")
-    for cells, marks in zip(rows, best, strict=True):
+    for cells, marks in zip(table.rows, table.best, strict=True):
         styles = ("bold green" if mark else "" for mark in marks)
         rich_table.add_row(*(Text(c, style=s) for c, s in zip(cells, styles, strict=True)))
-    return rich_table
+    title = [Text(f"\n{table.title}", style="bold")] if table.title else []
+    note = [Text(table.note, style="dim italic")] if table.note else []
+    return [*title, rich_table, *note]
 
 
-def markdown_table(results: Mapping) -> str:
-    """The table for a README; the best value of a column is bold."""
-    headings, rows, best = table(results)
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-    for cells, marks in zip(rows, best, strict=True):
+def to_markdown(table: Table) -> str:
+    """One table for a README, without title and note; the best value of a column is bold."""
+    lines = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
+    for cells, marks in zip(table.rows, table.best, strict=True):
         lines.append([f"**{c}**" if mark else c for c, mark in zip(cells, marks, strict=True)])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _number(value: float, digits: int) -> str:
+def number_text(value: float, digits: int) -> str:
+    """Writes a number; one that rounds to 0 has no sign."""
     return f"{round(value, digits) + 0.0:.{digits}f}"  # -0.0 becomes 0.0

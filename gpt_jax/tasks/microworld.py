@@ -6,7 +6,8 @@ from collections.abc import Hashable
 
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.microworld import gold_score, make_world
-from gpt_jax.tasks.task import Task
+from gpt_jax.tasks.task import Task, Verdict
+from gpt_jax.text.chat import Message
 
 
 def rows(split: str) -> list[dict]:
@@ -24,9 +25,14 @@ def score(row: dict, text: str, stopped: bool) -> float:
     return gold_score(asked(row), text, stopped)
 
 
-def correct(row: dict, text: str) -> bool:
-    """Whether an answer states what is true, and nothing else of its kind."""
-    return make_world().is_correct(asked(row), text)
+def verdict(row: dict, text: str) -> Verdict:
+    """Whether an answer states what is true, says that it does not know, or neither."""
+    return make_world().verdict(asked(row), text)
+
+
+def kind(row: dict) -> str:
+    """A fact, two facts in a row, a sum, what a note says, or small talk."""
+    return make_world().question(asked(row)).kind
 
 
 def cluster(row: dict) -> Hashable:
@@ -34,4 +40,9 @@ def cluster(row: dict) -> Hashable:
     return make_world().question(asked(row)).about
 
 
-MICROWORLD = Task("microworld", rows, lambda row: row["prompt"], score, correct, cluster)
+def prompt(row: dict) -> list[Message]:
+    """The turns of a row, which end with the question."""
+    return row["prompt"]
+
+
+MICROWORLD = Task("microworld", rows, prompt, score, verdict, kind, cluster)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from gpt_jax.text.chat import Message
+
+Verdict = Literal["right", "unknown", "wrong"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Task(NamedTuple):
@@ -18,7 +21,10 @@ class Task(NamedTuple):
       score: `(row, text, stopped) -> float`: how good an answer is, given as its text and whether
         the model ended it by itself. It is a rule as `rl.rewards.record_reward` takes one. None:
         the task has no judge of its own.
-      correct: `(row, text) -> bool`: whether it is right, where that can be said.
+      verdict: `(row, text) -> Verdict`: whether it is right. "unknown": it says that it does not
+        know, where that is not the right answer. Where no answer is known, saying so is right.
+        None: the task cannot tell.
+      kind: `row -> name` of the kind of question that it asks, or None; for tables.
       cluster: `row -> id` of what the row is about. Rows of one id are right or wrong together, so
         that it is ids, not rows, that an interval resamples. None: every row is independent.
     """
@@ -27,7 +33,8 @@ class Task(NamedTuple):
     rows: Callable[[str], list[dict]]
     prompt: Callable[[dict], Sequence[Message]]
     score: Callable[[dict, str, bool], float] | None
-    correct: Callable[[dict, str], bool] | None = None
+    verdict: Callable[[dict, str], Verdict] | None = None
+    kind: Callable[[dict], str | None] | None = None
     cluster: Callable[[dict], Hashable] | None = None
 
 

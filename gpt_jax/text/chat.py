@@ -74,15 +74,20 @@ def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:
     return render_document(text, tokenizer)[:-1]
 
 
-def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """The conversation as a plain document for a base model, which never saw the chat tokens.
+def as_document(messages: Sequence[Message]) -> str:
+    """The conversation as the beginning of a plain document, up to where the assistant speaks.
 
     A turn begins with its speaker's name at the start of a line. Where a line within a turn begins
     like that, it is moved in by a space, so that nobody can forge a turn.
     """
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
     lines = [f"{names[m['role']]}: {_FORGED.sub(' ', m['content'])}\n" for m in messages]
-    return render_opening("".join(lines) + "Assistant:", tokenizer)
+    return "".join(lines) + "Assistant:"
+
+
+def render_document_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The same as tokens, for a base model, which never saw the chat tokens."""
+    return render_opening(as_document(messages), tokenizer)
 
 
 def shorter(messages: Sequence[Message]) -> list[list[Message]]:

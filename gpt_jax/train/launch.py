@@ -29,7 +29,7 @@ from gpt_jax.train.step import Step
 
 
 def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
-    """Traces a stage's init and step on the shapes it will have: what cannot work ends here.
+    """Traces all that a stage computes on the shapes it will have: what cannot work ends here.
 
     Raises:
       UserError: as the first step would, if a batch, a model or a length does not fit.
@@ -42,6 +42,8 @@ def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
         step_shapes(step, state, batch, frozen)
         if stage.evaluate:
             stage.evaluate.look(state, frozen)
+        if stage.samples:
+            stage.samples.look(state.params)
 
 
 def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from gpt_jax.train.finite import TENSOR
 from gpt_jax.train.progress import Progress
 from gpt_jax.train.replay import origin, replay
 from gpt_jax.train.run import Run
+from gpt_jax.train.samples import sample_steps
 from gpt_jax.train.stage import Stage
 from gpt_jax.train.state import TrainState
 
@@ -24,8 +25,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
 
     The metrics of step t-1 are fetched after step t has been dispatched, so the devices never
     wait for the host. Ctrl-C and SIGTERM write a checkpoint before they end the run. A checkpoint
-    is written before what is evaluated after the same step; an evaluation that a stopped run has
-    not written is made up for.
+    is written before what is evaluated or sampled after the same step; what of it a stopped run
+    has not written is made up for.
 
     Args:
       run: the open folder.
@@ -74,10 +75,16 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
         last = number == config.steps
         return stage.evaluate is not None and (last or number % config.evaluate_every == 0)
 
+    def sample(number: int) -> None:
+        run.write_samples(number, stage.samples(state.params))
+
+    sampled = sample_steps(config.steps) if stage.samples else set()
     quiet = not distributed.is_main()
     with Progress(run.name, config.steps, done=start, quiet=quiet) as progress, jax.set_mesh(mesh):
         if start and due(start) and not run.evaluated(start):
             evaluate(start)
+        if start in sampled:
+            sample(start)  # which a stopped run may not have written, and else writes the same
         for number in range(start + 1, config.steps + 1):
             batch = pipeline.place(stage.batch_at(number - 1), mesh)
             state, metrics = step(state, batch, frozen)
@@ -86,7 +93,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
             pending = (number, metrics)
             last, stop = number == config.steps, run.stop.wanted()
             save = last or stop or number % config.checkpoint_every == 0
-            if due(number) or save:
+            pause = save or due(number) or number in sampled
+            if pause:
                 log(*pending)  # so that no checkpoint is ahead of the metrics
                 pending = None
             if stage.finish and last:
@@ -95,7 +103,9 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
                 run.checkpoints.save(number, state)
             if due(number):
                 evaluate(number)
-            if due(number) or save:
+            if number in sampled:
+                sample(number)
+            if pause:
                 clock.skip()
             if stop and not last:
                 distributed.say(

@@ -1,4 +1,4 @@
-"""Optimizers: AdamW with a schedule, clipping and a decay mask, composed from optax."""
+"""Optimizers: AdamW or Muon with a schedule, clipping and a decay mask, composed from optax."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gpt_jax.errors import UserError
 from gpt_jax.parallel.rules import Axes, find_axes, is_matrix, path_name
 from gpt_jax.ranges import (
     Fraction,
@@ -19,12 +20,17 @@ from gpt_jax.ranges import (
     check_ranges,
 )
 from gpt_jax.train.adam import Moments, keep_masters, scale_by_adam
+from gpt_jax.train.muon import scale_by_muon
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) under a warm-up and decay schedule."""
+    """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) for the matrices within the
+    blocks beside it, under a warm-up and decay schedule."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """What the matrices within the blocks are updated by; all else is AdamW's. Both have one
+    learning rate, since Muon's updates are given the size of Adam's."""
     learning_rate: NonNegativeFloat = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -43,6 +49,8 @@ class OptimizerConfig:
     """Added to the root of the squares."""
     clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
+    momentum: Annotated[float, Range(0.0, 0.999999)] = 0.95
+    """Decay of Muon's mean of the gradients."""
     moments: Moments = "float32"
     """How Adam's two moments are kept: 8, 4 or (factored) 2 bytes per parameter."""
     params: Literal["float32", "bfloat16"] = "float32"
@@ -51,6 +59,11 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check_ranges(self)
+        if self.kind == "muon" and self.moments != "float32":
+            raise UserError(
+                f"optimizer.moments is {self.moments}, but muon keeps float32 ones; leave it out, "
+                "or give --optimizer.kind adamw"
+            )
 
 
 def rate_at(
@@ -110,10 +123,26 @@ def decay_mask(axes: Axes, params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def scale_by_moments(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
+    """Gradients -> directions: Adam's, or Muon's for the matrices that stand once per layer."""
+    adam = scale_by_adam(config.beta1, config.beta2, config.eps, config.moments, axes)
+    if config.kind == "adamw":
+        return adam
+
+    def kinds(params: dict) -> dict:
+        def kind(path: tuple, leaf: jax.Array) -> str:
+            found = find_axes(axes, path_name(path), leaf.ndim)
+            return "muon" if is_matrix(found) and "layers" in found else "adam"
+
+        return jax.tree_util.tree_map_with_path(kind, params)
+
+    return optax.partition({"adam": adam, "muon": scale_by_muon(config.momentum)}, kinds)
+
+
 def make_optimizer(
     config: OptimizerConfig, steps: int, axes: Axes
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, then AdamW.
+    """Clip by global norm, then AdamW or Muon.
 
     Args:
       config: of the optimizer.
@@ -126,7 +155,7 @@ def make_optimizer(
     """
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
-        scale_by_adam(config.beta1, config.beta2, config.eps, config.moments, axes),
+        scale_by_moments(config, axes),
         optax.add_decayed_weights(config.weight_decay, functools.partial(decay_mask, axes)),
         scale_by_rate(config, steps),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.rules import Axes
 from gpt_jax.report import write_report
+from gpt_jax.report.openings import add_openings
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import Checkpoints
 from gpt_jax.train.command import Common
@@ -114,3 +115,7 @@ class Run:
             row["step"] == step and any(name.startswith("eval/") for name in row) for row in rows
         )
         return bool(distributed.agree(written))
+
+    def write_samples(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes {opening: text} of a step into `samples.jsonl`; all processes must call it."""
+        distributed.on_main(lambda: add_openings(self.folder, step, texts))

@@ -15,6 +15,7 @@ from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.evaluate import HeldOut
+from gpt_jax.train.samples import Samples
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import Step
 
@@ -97,6 +98,8 @@ class Stage:
       learning_rate: of a step, from 0.
       tokens_per_step: for `tokens_per_second`, unless the metrics have their own `tokens`.
       evaluate: `(state, frozen)` -> held-out metrics, written under `eval/`; or None.
+      samples: `params -> {opening: text}`, asked for at a few steps and written into
+        `samples.jsonl`; or None.
       finish: applied to the state after the last step, before it is saved and evaluated.
       derive: further metrics, formed from the means (a perplexity, a rate).
       headline: the metrics that the progress bar shows.
@@ -116,6 +119,7 @@ class Stage:
     learning_rate: Callable[[int], Any]
     tokens_per_step: int = 0
     evaluate: HeldOut | None = None
+    samples: Samples | None = None
     finish: Callable[[TrainState, dict], TrainState] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda values: {}
     headline: tuple[str, ...] = ("loss",)

@@ -14,7 +14,7 @@ LENGTHS = Task(
     rows=lambda split: ROWS,
     prompt=lambda row: [{"role": "user", "content": row["q"]}],
     score=lambda row, text, stopped: len(text) - row["answer"] + 0.5 * stopped,
-    correct=lambda row, text: len(text) == row["answer"],
+    verdict=lambda row, text: "right" if len(text) == row["answer"] else "wrong",
 )
 
 
@@ -35,14 +35,14 @@ def test_answers_are_judged_row_by_row():
     one = found["double"]
     assert one.texts_AN == [["aa", "bbbb", "cccccc"], ["aaa", "bbbbbb", "ccccccccc"]]
     np.testing.assert_array_equal(one.scores_AN, [[0.5, 0.5, -0.5], [1.0, 2.0, 2.0]])
-    np.testing.assert_array_equal(one.correct_AN, [[True, True, False], [False] * 3])
+    np.testing.assert_array_equal(one.verdicts_AN, [["right", "right", "wrong"], ["wrong"] * 3])
     np.testing.assert_array_equal(one.lengths_AN, [[2, 4, 6], [3, 6, 9]])
 
 
 def test_a_task_without_a_judge_has_no_scores():
-    silent = LENGTHS._replace(score=None, correct=None)
+    silent = LENGTHS._replace(score=None, verdict=None)
     found = evaluate_task({"double": Doubler()}, silent, Sampling(), ROWS)["double"]
-    assert found.scores_AN is None and found.correct_AN is None
+    assert found.scores_AN is None and found.verdicts_AN is None
 
 
 def test_every_row_needs_its_answer():

@@ -11,6 +11,7 @@ import chex
 import pytest
 
 from gpt_jax.metrics import read_metrics
+from gpt_jax.report.openings import read_openings
 from gpt_jax.train.checkpoint import load_params
 
 STAGES = {"pretrain": 120, "sft": 80, "reward": 80, "ppo": 16}  # stage -> steps
@@ -76,12 +77,14 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     for stage, steps in STAGES.items():
         ours, theirs = load_params(whole / stage), load_params(broken / stage)
         chex.assert_trees_all_equal(ours, theirs)
+        assert read_openings(whole / stage) == read_openings(broken / stage)
         rows = [json.loads(line) for line in (broken / stage / "metrics.jsonl").open()]
         logged = [row["step"] for row in rows if "eval/loss" not in row]
         assert logged == list(range(1, steps + 1)), "every step is logged exactly once"
     results = [json.loads((f / "results.json").read_text()) for f in (whole, broken)]
     for result in results:
-        result.pop("seconds"), result.pop("command")
+        for name in ("seconds", "command", "peak_memory_gb"):
+            result.pop(name)
     assert results[0] == results[1]
 
     again = finish(start(broken))

@@ -20,6 +20,7 @@ from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.metrics import read_metrics
 from gpt_jax.models.contract import param_shapes
 from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.report.openings import read_openings
 from gpt_jax.rl.scoring import trained_length
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
@@ -58,7 +59,7 @@ PROGRAMS = {
     "whole": 1,  # its iteration
     "metrics_of": 4,  # held-out: documents, conversations, comparisons; and the calibration
     "_sums": 8,  # checksums: parameters and the rest, of four states
-    "generate": 2,  # the evaluation's prompts as turns, and as documents
+    "generate": 3,  # the openings of pretraining; the evaluation's prompts as turns, as documents
     "<lambda>": 1,  # its reward scores
     "_divergence": 1,
     "score_comparisons": 1,  # the reward model's accuracy
@@ -80,6 +81,9 @@ def test_everything_is_written(run):
     for stage in ("pretrain", "sft", "reward", "ppo"):
         for name in ("config.json", "metrics.jsonl", "model.json", "tokenizer.json", "report.html"):
             assert (folder / stage / name).exists(), (stage, name)
+    assert {row["step"] for row in read_openings(folder / "pretrain")} == {1, 2, 10, 20}
+    for page in (folder / "report.html", folder / "pretrain" / "report.html"):
+        assert "Language appears" in page.read_text()
     assert json.loads((folder / "results.json").read_text()) == results
     assert [m["name"] for m in results["models"]] == ["base", "SFT", "best-of-2", "PPO"]
     for model in results["models"]:
@@ -94,6 +98,12 @@ def test_everything_is_written(run):
             assert model["win_rate_vs_sft"][0] == pytest.approx(wins + ties / 2)
             difference = model["gold"][0] - sft_row["gold"][0]
             assert model["difference_vs_sft"][0] == pytest.approx(difference, abs=1e-9)
+            parts = model["style_vs_sft"][0] + model["substance_vs_sft"][0]
+            assert parts == pytest.approx(difference, abs=1e-9)
+        assert model["right"][0] + model["unknown"] + model["wrong"] == pytest.approx(1)
+        assert sum(of["prompts"] for of in model["by_kind"].values()) == 32
+    assert set(results["reward_model"]["own_samples"]) == {"SFT", "PPO"}
+    assert results["peak_memory_gb"] > 0.2 and results["machine"]["cores"] >= 1
     assert sft_row["kl_from_sft"] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(m["kl_from_sft"]) for m in results["models"][1:])
 

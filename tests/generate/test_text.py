@@ -82,6 +82,18 @@ def test_any_number_of_prompts_takes_few_programs(model):
     assert model.complete([], sampling) == []
 
 
+def test_many_prompts_take_one_program_of_a_width(model, monkeypatch):
+    """What is left over is no batch of its own shape. Break it: cut the order into slices."""
+    monkeypatch.setattr(text_module, "BATCH", 4)
+    prompts, sampling = ["hello", "you", "hello there", "how"] * 3, Sampling(max_new_tokens=5)
+    whole = model.complete(prompts, sampling)
+    before = text_module._generate._cache_size()
+    for n in (5, 6, 7, 9, 11):
+        for ours, theirs in zip(model.complete(prompts[:n], sampling), whole[:n], strict=True):
+            close(ours, theirs)
+    assert text_module._generate._cache_size() == before
+
+
 def test_logprobs_and_alternatives_are_those_of_the_full_forward(model):
     """Invariant 2, in text."""
     sampling = Sampling(max_new_tokens=8, temperature=0.7, logprobs=4, seed=5)

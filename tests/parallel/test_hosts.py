@@ -22,6 +22,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.metrics import read_metrics
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.report.openings import read_openings
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import Checkpoints, load_params
 
@@ -120,6 +121,7 @@ def test_generation_gives_the_answers_of_one_process(runs):
     two, one, _ = runs
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (two, one))
     assert ours["samples"] == theirs["samples"]
+    assert read_openings(two / "pretrain") == read_openings(one / "pretrain") != []
     for a, b in zip(ours["models"], theirs["models"], strict=True):
         assert a["name"] == b["name"]
         for name in ("gold", "reward", "kl_from_sft", "length", "entropy"):
@@ -170,6 +172,7 @@ def test_sigterm_to_one_process_saves_on_both_and_the_same_command_resumes(tmp_p
     outputs = [process.communicate(timeout=150)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     (step,) = Checkpoints(tmp_path / "run").steps()
+    assert {row["step"] for row in read_openings(tmp_path / "run")} == {1}
     assert f"stopped after step {step:,}; the same command resumes" in outputs[0]
 
     processes = start_two(tmp_path / "run", *options, experiment="pretrain")

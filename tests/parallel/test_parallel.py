@@ -316,6 +316,18 @@ def test_small_optimizer_states_learn_alike(moments):
         assert nu.sharding.spec == P(None, ("fsdp",), ("tensor",))
 
 
+def test_muon_on_eight_devices_gives_the_loss_curve_of_one():
+    """Invariant 5: a matrix is made orthogonal as a whole, though no device holds it. Break it:
+    orthogonalize within a `shard_map`."""
+    muon = OptimizerConfig(kind="muon", learning_rate=1e-2)
+    one, *_ = train(make_mesh(MeshConfig(data=1)), steps=10, optimizer=muon)
+    eight, _, state = train(make_mesh(EIGHT), steps=10, optimizer=muon)
+    np.testing.assert_allclose(one, eight, atol=1e-5)
+    assert one[-1] < one[0] - 0.1
+    momentum = state.opt_state[1].inner_states["muon"].inner_state[0].trace["blocks"]["mlp"]["up"]
+    assert momentum.sharding.spec == P(None, ("fsdp",), ("tensor",))
+
+
 def test_what_is_rounded_at_random_is_the_same_on_every_mesh():
     """Invariant 5, of bfloat16 moments. Break it: draw each device's bits from its own part."""
     small = OptimizerConfig(learning_rate=1e-2, moments="bfloat16", params="bfloat16")

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from gpt_jax.errors import UserError
+from gpt_jax.machine import in_words, machine
 from gpt_jax.metrics import MetricWriter
 from gpt_jax.report import markdown_table, plots, results_table, write_report, write_samples
 from gpt_jax.report.stages import LANGUAGE_MODEL, STAGES, language_model_verdict
@@ -24,23 +25,36 @@ def _model(name, gold, wins=None, **more):
     return {"name": name, "gold": gold, "win_rate_vs_sft": wins, "kl_from_sft": None} | more
 
 
+def _shares(right, unknown):
+    shares = {"right": [right, right - 0.05, right + 0.05], "unknown": unknown}
+    shares["wrong"] = 1 - right - unknown
+    return shares | {"by_kind": {"fact": {"prompts": 1200, **shares}, "two_hop": SOME}}
+
+
+SOME = {"prompts": 34, "right": [0.25, None, None], "unknown": 0.5, "wrong": 0.25}
 RESULTS = {
     "experiment": "rlhf",
     "preset": "tiny",
     "seed": 3,
     "device": "cpu",
-    "seconds": {"pretrain": 60.0, "ppo": 65.0},
+    "seconds": {"pretrain": 60.0, "ppo": 35.0, "evaluate": 30.0},
     "models": [
-        _model("base", [-0.5, -0.6, -0.4], [0.1, 0.05, 0.15], length=40.0, correct=0.1),
-        _model("SFT", [1.0, 0.9, 1.1], length=12.5, correct=0.5, entropy=0.75),
-        _model("best-of-8", [1.5, 1.4, 1.6], [0.7, 0.6, 0.8], length=11.0, correct=0.6),
+        _model("base", [-0.5, -0.6, -0.4], [0.1, 0.05, 0.15], length=40.0, **_shares(0.1, 0.0)),
+        _model("SFT", [1.0, 0.9, 1.1], length=12.5, entropy=0.75, **_shares(0.5, 0.25)),
+        _model("best-of-8", [1.5, 1.4, 1.6], [0.7, 0.6, 0.8], length=11.0, **_shares(0.6, 0.25)),
         _model(
             "PPO",
             [2.0, 1.9, 2.1],
             [0.8, 0.7, 0.9],
             length=10.0,
-            correct=0.7,
             difference_vs_sft=[1.0, 0.85, 1.15],
+            style_vs_sft=[0.25, 0.2, 0.3],
+            substance_vs_sft=[0.75, 0.65, 0.85],
+            right_difference_vs_sft=[0.2, 0.12, 0.28],
+            wins_vs_sft=0.75,
+            ties_vs_sft=0.1,
+            losses_vs_sft=0.15,
+            **_shares(0.7, 0.125),
         ),
     ],
     "reward_model": {
@@ -48,7 +62,23 @@ RESULTS = {
         "pairs": 929,
         "longer_answer_baseline": 0.5,
         "bag_of_words_baseline": None,
+        "own_samples": {
+            "SFT": {
+                "accuracy": [0.8, 0.75, 0.85],
+                "pairs": 3000,
+                "right_over_wrong": [0.7, 0.62, 0.78],
+                "right_over_wrong_pairs": 410,
+            },
+            "PPO": {
+                "accuracy": [0.6, 0.55, 0.65],
+                "pairs": 1500,
+                "right_over_wrong": None,
+                "right_over_wrong_pairs": 0,
+            },
+        },
     },
+    "peak_memory_gb": 1.25,
+    "machine": machine(),
     "samples": [
         {"prompt": f"Who? {NASTY}", "answers": {"base": NASTY, "SFT": "Ada & Bo", "PPO": ""}}
     ],
@@ -117,7 +147,12 @@ def test_the_page_shows_every_part(run):
     assert "PPO answers better than SFT: gold score 2.00 against 1.00" in words
     assert "2.00 [1.90, 2.10]" in words and "80% [70, 90]" in words
     assert "preset tiny \N{MIDDLE DOT} seed 3 \N{MIDDLE DOT} device cpu" in words
-    assert "2:05 in all" in words
+    assert "2:05 in all" in words and "Evaluation 0:30 24%" in words
+    assert f"Peak memory 1.25 GB; {in_words(machine())}." in words
+    assert "fact 1,200 10 / 0 / 90 50 / 25 / 25 70 / 12 / 18" in words
+    assert "of it style 0.25 [0.20, 0.30]" in words
+    assert "answers of SFT 80.0% [75.0, 85.0] 3,000" in words
+    assert "a right one over a wrong one 70.0% [62.0, 78.0] 410" in words
     assert "929 held-out comparisons" in words
     assert "python -m experiments.rlhf --preset tiny --seed 3 --run-dir" in words
     labels = [attrs.get("aria-label") for tag, attrs in page.tags if tag == "svg"]
@@ -215,21 +250,26 @@ def test_without_an_interval_of_the_difference_nothing_is_claimed(difference):
 
 
 def test_ties_are_shown_apart_from_wins():
-    results = _changed(wins_vs_sft=0.75, ties_vs_sft=0.1, losses_vs_sft=0.15)
-    assert "it wins 75% of the head-to-head comparisons and ties 10%." in run_verdict(results)
-    first, _, *rows = markdown_table(results).splitlines()
-    assert "| win rate | ties |" in first and "| **80% [70, 90]** | 10% |" in rows[3]
+    assert "it wins 75% of the head-to-head comparisons and ties 10%." in run_verdict(RESULTS)
+    table = markdown_table(RESULTS)
+    assert "| wins | 75% |\n| ties | 10% |\n| losses | 15% |\n" in table
+    assert "| **80% [70, 90]** |" in table
 
 
 def test_an_interval_that_is_not_known_is_left_out(run):
     """All prompts about one thing: there is a mean and no interval."""
     models = [m | {"gold": [m["gold"][0], None, None]} for m in RESULTS["models"]]
-    models[3] |= {"difference_vs_sft": [1.0, None, None], "win_rate_vs_sft": [0.8, None, None]}
+    models[3] |= {
+        f"{name}_vs_sft": [mean, None, None]
+        for name, mean in (("difference", 1.0), ("win_rate", 0.8), ("right_difference", 0.2))
+    }
     reward_model = RESULTS["reward_model"] | {"accuracy": [0.9, None, None]}
     results = RESULTS | {"models": models, "reward_model": reward_model}
     (run / "results.json").write_text(json.dumps(results))
     assert "None" not in _read(run)[2]
-    assert "| **2.00** | 1.00 | **80%** |" in markdown_table(results)
+    table = markdown_table(results)
+    assert "| **2.00** | **80%** |" in table and "| gold score | 1.00 |" in table
+    assert "| right answers (points) | 20.0 |" in table
 
 
 def test_what_was_left_out_is_counted_on_the_page(run):
@@ -258,6 +298,7 @@ def test_without_gold_the_reward_is_shown_and_said_to_be_a_poor_judge():
     assert "reward score 2.00 against 1.00" in run_verdict(results)
     assert "no proof of quality" in run_verdict(results)
     assert markdown_table(results).splitlines()[0] == "| model | reward |"
+    assert "By kind" not in markdown_table(results) and "Unknown:" not in markdown_table(results)
     assert list(plots.result_charts(results))[0] == "Reward score"
 
 
@@ -268,23 +309,66 @@ def test_a_verdict_on_part_of_a_run():
 def test_the_markdown_table():
     lines = markdown_table(RESULTS).splitlines()
     assert lines[0] == (
-        "| model | gold score | difference from SFT | win rate | correct | tokens | entropy |"
+        "| model | gold score | win rate | right | unknown | wrong | tokens | entropy |"
     )
     dash = "\N{EN DASH}"
-    assert lines[3] == f"| SFT | 1.00 [0.90, 1.10] | {dash} | {dash} | 50% | 12.5 | 0.75 |"
-    assert lines[5] == (
-        "| PPO | **2.00 [1.90, 2.10]** | 1.00 [0.85, 1.15] | **80% [70, 90]** | **70%** | 10.0 "
-        "| \N{EN DASH} |"
+    assert lines[3] == (
+        f"| SFT | 1.00 [0.90, 1.10] | {dash} | 50% [45, 55] | 25% | 25% | 12.5 | 0.75 |"
     )
+    assert lines[5] == (
+        "| PPO | **2.00 [1.90, 2.10]** | **80% [70, 90]** | **70% [65, 75]** | 12% | 18% | 10.0 "
+        f"| {dash} |"
+    )
+
+
+def test_the_tables_behind_the_scores():
+    text = markdown_table(RESULTS)
+    for row in (
+        "| difference from SFT | PPO |",
+        "| gold score | 1.00 [0.85, 1.15] |",
+        "| of it style | 0.25 [0.20, 0.30] |",
+        "| of it substance | 0.75 [0.65, 0.85] |",
+        "| right answers (points) | 20.0 [12.0, 28.0] |",
+        "| question | prompts | base | SFT | PPO |",
+        "| fact | 1,200 | 10 / 0 / 90 | 50 / 25 / 25 | **70 / 12 / 18** |",
+        "| two hop | 34 | 25 / 50 / 25 | 25 / 50 / 25 | 25 / 50 / 25 |",
+        "| held-out comparisons | 90.0% [88.0, 92.0] | 929 |",
+        "| answers of PPO | 60.0% [55.0, 65.0] | 1,500 |",
+    ):
+        assert row in text
+    assert text.count("a right one over a wrong one") == 1  # of PPO there is no such pair
+    assert "bag of words" not in text
+
+
+@pytest.mark.parametrize(
+    "difference, said",
+    [
+        (
+            [0.2, 0.1, 0.3],
+            "right answers rise from 50% to 70% (difference 20.0 points [10.0, 30.0])",
+        ),
+        ([-0.2, -0.3, -0.1], "right answers fall from 50% to 70% (difference -20.0 points"),
+        ([0.0, -0.1, 0.1], "whether right answers rise or fall cannot be told (50%, 70%; diff"),
+        ([0.2, None, None], None),
+        (None, None),
+    ],
+)
+def test_the_verdict_says_whether_answers_are_right_more_often(difference, said):
+    """By the interval of the paired difference. Break it: compare the two shares."""
+    sentence = run_verdict(_changed(right_difference_vs_sft=difference))
+    assert said in sentence if said else "right answers" not in sentence
+    assert ", of which 0.25 is style and 0.75 substance" in sentence
 
 
 def test_the_terminal_table_has_the_same_cells():
     console = Console(file=io.StringIO(), width=80)
     console.print(results_table(RESULTS))
     shown = console.file.getvalue()
-    for line in markdown_table(RESULTS).splitlines()[2:]:
-        for cell in line.replace("*", "").strip("| ").split(" | "):
-            assert cell in shown or cell == "1.00 [0.85, 1.15]"  # too wide for 80 characters
+    wide = {"tokens", "entropy", "40.0", "12.5", "11.0", "10.0", "0.75"}  # beyond 80 characters
+    for line in markdown_table(RESULTS).splitlines():
+        if line.startswith("| ") and "---" not in line:
+            for cell in line.replace("*", "").strip("| ").split(" | "):
+                assert cell in shown or cell in wide, cell
 
 
 def test_samples_cannot_break_out_of_their_fence(tmp_path):

@@ -3,7 +3,7 @@
 from gpt_jax.data.microworld import make_world
 from gpt_jax.data.microworld.language import RELATIONS, SUM_QUESTIONS
 from gpt_jax.tasks.microworld import MICROWORLD
-from gpt_jax.tasks.task import opening
+from gpt_jax.tasks.task import VERDICTS, opening
 
 
 def row(text):
@@ -21,8 +21,15 @@ def test_the_score_is_the_gold_score():
     endless = MICROWORLD.score(row("What is 2 + 3?"), "Sure! 2 + 3 = 5.", False)
     wrong = MICROWORLD.score(row("What is 2 + 3?"), "Sure! 2 + 3 = 6.", True)
     assert good == 1.0 and wrong < 0.2 < endless < good
-    assert MICROWORLD.correct(row("What is 2 + 3?"), "5.")
-    assert not MICROWORLD.correct(row("What is 2 + 3?"), "6.")
+    assert MICROWORLD.verdict(row("What is 2 + 3?"), "5.") == "right"
+    assert MICROWORLD.verdict(row("What is 2 + 3?"), "6.") == "wrong"
+
+
+def test_every_prompt_has_a_kind_and_every_answer_a_verdict():
+    rows = MICROWORLD.rows("test")
+    kinds = {MICROWORLD.kind(one) for one in rows}
+    assert MICROWORLD.kind(row("What is 2 + 3?")) == "arithmetic" in kinds and len(kinds) > 3
+    assert {MICROWORLD.verdict(one, "I do not know.") for one in rows} <= set(VERDICTS)
 
 
 def test_phrasings_of_one_question_are_one_cluster():

@@ -85,6 +85,10 @@ class World:
         """Whether the completion states the right answer and no other."""
         return bool(self.gold_parts(prompt, completion).correct)
 
+    def verdict(self, prompt: str, completion: str) -> str:
+        """What the completion is: "right", "unknown" (it says that it does not know), "wrong"."""
+        return "right" if self.is_correct(prompt, completion) else "wrong"
+
     # Asking.
 
     def listed(self, kind: str, held_out: bool) -> list[Question]:
