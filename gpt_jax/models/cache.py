@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,49 +10,40 @@ import jax.numpy as jnp
 MAX_DECODE_TOKENS = 8  # with a cache, so few new tokens are bound by reading it
 
 
+class Stacks(NamedTuple):
+    """Keys and values of all layers, in the compute dtype, keys after rotary positions.
+
+    I is K * H, the heads side by side: TPUs pad the last two axes to 8 x 128, which K x H seldom
+    fills.
+    """
+
+    keys_LBSI: jax.Array
+    values_LBSI: jax.Array
+
+
+class OwnEntries(NamedTuple):
+    """The same of one layer, each head's together.
+
+    XLA's CPU backend would copy a layer out of a stack at every token, and again to have its heads
+    first.
+    """
+
+    keys_BKSH: jax.Array
+    values_BKSH: jax.Array
+
+
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, row b's in `[0, index_B[b])` of the S axis.
 
     Rows may stand at different places, so that requests of any length can share a cache.
 
     Attributes:
-      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
-        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
-      values_LBSI: in the compute dtype.
+      entries: stacks, which kernels read in place, or every layer's own where these are unrolled.
       segment_ids_BS: int32; 0 hides an entry (padding).
       index_B: int32, where the next tokens of every row are written.
     """
 
-    keys_LBSI: jax.Array
-    values_LBSI: jax.Array
-    segment_ids_BS: jax.Array
-    index_B: jax.Array
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, each head's together, [B, K, S, H]."""
-
-    keys_BKSH: jax.Array
-    values_BKSH: jax.Array
-
-    def append(self, k_BTKH: jax.Array, v_BTKH: jax.Array, index_B: jax.Array) -> LayerCache:
-        """With T new entries in every row, row b's from `index_B[b]` on."""
-        new = (k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2))
-        return LayerCache(*map(functools.partial(write_heads, index_B=index_B), self, new))
-
-
-class UnrolledCache(NamedTuple):
-    """A cache for models whose layers are unrolled, with an array for each layer.
-
-    XLA's CPU backend copies a layer's part out of a stack, and transposes it for each head's
-    product, at every token; what lies so needs neither.
-
-    Attributes:
-      layers: one for each layer, in the compute dtype, keys after rotary positions.
-      segment_ids_BS, index_B: as in `KVCache`.
-    """
-
-    layers: tuple[LayerCache, ...]
+    entries: Stacks | tuple[OwnEntries, ...]
     segment_ids_BS: jax.Array
     index_B: jax.Array
 

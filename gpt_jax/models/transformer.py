@@ -28,7 +28,7 @@ from gpt_jax.kernels.attention import mix
 from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, LayerCache, UnrolledCache, write
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, OwnEntries, Stacks, write
 from gpt_jax.models.cached_attention import attend_to_cache
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
@@ -90,21 +90,24 @@ def attention_weights(config: ModelConfig, params: Params, tokens_BT: Tokens) ->
 
 
 @contract.init_cache.register(ModelConfig)
-def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache | UnrolledCache:
+def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
     if config.positions == "learned" and config.context_length < length:
         raise UserError(
             f"{length} tokens exceed the model's context_length {config.context_length}, which its "
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
     c = config.resolved()
-    segment_ids_BS = jnp.zeros((batch, length), jnp.int32)
-    index_B = jnp.zeros((batch,), jnp.int32)
     if platform() == "cpu" and layer_unroll(c.layers) == c.layers:
         empty_BKSH = jnp.zeros((batch, c.kv_heads, length, c.head_size), config.dtype)
-        layers = (LayerCache(empty_BKSH, empty_BKSH),) * c.layers
-        return UnrolledCache(layers, segment_ids_BS, index_B)
-    empty_LBSI = jnp.zeros((c.layers, batch, length, c.kv_heads * c.head_size), config.dtype)
-    return KVCache(empty_LBSI, empty_LBSI, segment_ids_BS, index_B)
+        entries = (OwnEntries(empty_BKSH, empty_BKSH),) * c.layers
+    else:
+        empty_LBSI = jnp.zeros((c.layers, batch, length, c.kv_heads * c.head_size), config.dtype)
+        entries = Stacks(empty_LBSI, empty_LBSI)
+    return KVCache(
+        entries,
+        segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
+        index_B=jnp.zeros((batch,), jnp.int32),
+    )
 
 
 @contract.unembedding.register(ModelConfig)
@@ -164,13 +167,11 @@ class Transformer(nn.Module):
         x_BTD = constrain(x_BTD, *residual_axes(x_BTD, cache))
 
         if cache is None:
-            kv_segment_ids_BS, index_B = segment_ids_BT, 0
+            kv_cache, kv_segment_ids_BS, index_B = None, segment_ids_BT, 0
         else:
             index_B = cache.index_B
             kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
-        rows = Rows(
-            rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws
-        )
+            kv_cache = cache.entries
 
         unroll = layer_unroll(c.layers)
         blocks = nn.scan(
@@ -181,18 +182,11 @@ class Transformer(nn.Module):
             length=c.layers,
             unroll=unroll,
         )(c, name="blocks")
-        if isinstance(cache, UnrolledCache):
-            stacks, entries = self.variables["params"]["blocks"], []
-            for layer, one in enumerate(cache.layers):
-                params = jax.tree.map(lambda stack: stack[layer], stacks)  # noqa: B023
-                (x_BTD, one), _ = Block(c, parent=None).apply(
-                    {"params": params}, (x_BTD, one), layer, rows
-                )
-                entries.append(one)
-            entries = (tuple(entries),)
-        else:
-            entries = None if cache is None else (cache.keys_LBSI, cache.values_LBSI)
-            (x_BTD, entries), _ = blocks((x_BTD, entries), jnp.arange(c.layers), rows)
+        (x_BTD, kv_cache), _ = blocks(
+            (x_BTD, kv_cache),
+            jnp.arange(c.layers),
+            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws),
+        )
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:
@@ -200,7 +194,7 @@ class Transformer(nn.Module):
             kernel = with_axes(normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = type(cache)(*entries, kv_segment_ids_BS, index_B + ids_BT.shape[1])
+            cache = KVCache(kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
 
 

@@ -12,7 +12,6 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate import generate
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
 from gpt_jax.models import (
-    KVCache,
     ModelConfig,
     forward,
     init,
@@ -20,6 +19,7 @@ from gpt_jax.models import (
     token_logprobs,
     transformer,
 )
+from gpt_jax.models.cache import Stacks
 from gpt_jax.models.contract import init_cache
 
 PAD, STOP, C = 0, 1, 6
@@ -134,8 +134,10 @@ def test_rows_at_different_places_equal_the_full_forward(model, chunk, cache_of)
     for b, n in enumerate(begun):
         if n:
             _, caches[b] = apply(config, params, cut(tokens, np.s_[b : b + 1, :n]), caches[b])
-    rows_axis = lambda x: 1 if isinstance(dirty, KVCache) and x.ndim == 4 else 0  # noqa: E731
-    cache = jax.tree.map(lambda *xs: jnp.concatenate(xs, rows_axis(xs[0])), *caches)
+    stacked = isinstance(dirty.entries, Stacks)
+    cache = jax.tree.map(
+        lambda *xs: jnp.concatenate(xs, axis=int(stacked and xs[0].ndim == 4)), *caches
+    )
     rows_B1 = np.arange(len(rows))[:, None]
     for t in range(0, 9, chunk):
         at = (rows_B1, np.array(begun)[:, None] + np.arange(t, t + chunk))
