@@ -141,7 +141,7 @@ def tiny() -> Config:
                 mlp="swiglu",
                 biases=False,
             ),
-            optimizer=OptimizerConfig(learning_rate=3e-3),
+            optimizer=OptimizerConfig(kind="muon", learning_rate=1e-2),
             train=TrainConfig(steps=1400, batch_size=16, evaluate_every=350, checkpoint_every=350),
         ),
     )

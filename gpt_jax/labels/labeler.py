@@ -37,7 +37,7 @@ class Label:
     """Different held-out prompts, at the most."""
     answers: Annotated[int, Range(2, 9)] = 4
     """To each prompt."""
-    max_new_tokens: Positive = 32
+    max_new_tokens: Positive = 36
     """The longest answer, in tokens."""
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.notes import state
+from gpt_jax.data.microworld.notes import PERSONAL, missing, state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
@@ -20,7 +20,8 @@ def texts(world: World, split: str, count: int):
         _about_many: 0.12,
         _sharing: 0.04,
         _counting: 0.03,
-        _exercise: 0.38,
+        _recital: 0.15,
+        _exercise: 0.50,
         _dialogue: 0.08,
         _pattern: 0.05,
     }
@@ -137,6 +138,18 @@ def _counting(world: World, split: str, rng) -> str:
     return ", ".join(map(str, row)) + "."
 
 
+def _recital(world: World, split: str, rng) -> str:
+    """Words in no order, said over again: nothing but copying tells how the second half goes on.
+
+    A model of this size learns to read a note in half as many steps where it meets such texts.
+    """
+    facts = world.facts
+    words = {*facts.strangers, *(word for some in facts.entities.values() for word in some)}
+    words |= {word for name in PERSONAL for word in facts.values[RELATIONS[name].value]}
+    row = " ".join(rng.choices(sorted(words), k=rng.randint(4, 14)))
+    return f"{row}. Again: {row}."
+
+
 EXERCISES = {
     "note": 0.24,
     "story": 0.12,
@@ -174,6 +187,8 @@ def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
             asked = rng.choice(asks[wanted][0]).format(after=after)
         else:
             subject, name, _ = rng.choice(question.said)
+            if rng.random() < 0.2:
+                subject, name = missing(world.facts, question.said, rng)
             asked = rng.choice(RELATIONS[name].questions).format(s=subject)
         prompt = f"{shown} {asked}"
         if len(found) < 3 and prompt not in found:

@@ -12,13 +12,19 @@ HELD_OUT = 0.25  # share of (entity, relation) pairs and of sums that only test 
 
 @dataclass(frozen=True)
 class WorldSize:
-    """How many entities there are. Facts: 5 per person, 2 per place, 3 per thing."""
+    """How many entities there are, and how alike what a prompt says of them is.
+
+    Facts: 5 per person, 2 per place, 3 per thing.
+    """
 
     people: int = 24
     places: int = 10
     things: int = 10
     strangers: int = 16  # people that occur only in notes, where anything may be said of them
     library: int = 24  # people that no training text mentions, for retrieval
+    # Share of notes whose facts are of one relation, such as two people's towns: only the subject
+    # tells their values apart, which is the last that a model learns.
+    alike: float = 0.2
 
 
 def generator(seed: int, purpose: str) -> random.Random:
