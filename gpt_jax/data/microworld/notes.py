@@ -53,7 +53,8 @@ def missing(facts: Facts, said: Sequence[Fact], rng) -> tuple[str, str]:
         for names in told:
             if rest := [n for n in PERSONAL if n not in names]:
                 return subject, rng.choice(rest)
-    subjects = facts.strangers if name in PERSONAL else facts.entities["object"]
+    people = RELATIONS[name].subject == "person"
+    subjects = facts.strangers if people else facts.entities["object"]
     return rng.choice([s for s in subjects if all(s != other for other, *_ in said)]), name
 
 
