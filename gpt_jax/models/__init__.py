@@ -21,8 +21,10 @@ from gpt_jax.models.heads import (
     token_logprobs,
     token_nll,
 )
+from gpt_jax.models.transformer import KVCache
 
 __all__ = [
+    "KVCache",
     "Model",
     "ModelConfig",
     "axes_of",
