@@ -132,17 +132,17 @@ def tiny() -> Config:
             model=ModelConfig(
                 vocab_size=1024,
                 context_length=128,
-                width=128,
+                width=96,
                 layers=4,
-                heads=4,
-                mlp_width=352,
+                heads=3,
+                mlp_width=256,
                 positions="rope",
                 norm="rms",
                 mlp="swiglu",
                 biases=False,
             ),
             optimizer=OptimizerConfig(kind="muon", learning_rate=1e-2),
-            train=TrainConfig(steps=1400, batch_size=16, evaluate_every=350, checkpoint_every=350),
+            train=TrainConfig(steps=2400, batch_size=16, evaluate_every=600, checkpoint_every=600),
         ),
     )
 

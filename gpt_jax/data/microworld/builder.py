@@ -56,7 +56,7 @@ class MicroworldConfig(tfds.core.BuilderConfig):
 
 
 DEFAULTS = {
-    "text": MicroworldConfig(name="text", kind="text", train=20000, test=600),
+    "text": MicroworldConfig(name="text", kind="text", train=36000, test=600),
     "demonstrations": MicroworldConfig(
         name="demonstrations", kind="demonstrations", train=6000, test=500
     ),

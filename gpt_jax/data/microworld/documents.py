@@ -16,13 +16,13 @@ def texts(world: World, split: str, count: int):
     """Yields {"text"}: `count` short documents."""
     rng = generator(world.facts.seed, f"text {split}")
     kinds = {
-        _about_one: 0.30,
-        _about_many: 0.12,
-        _sharing: 0.04,
+        _about_one: 0.18,
+        _about_many: 0.06,
+        _sharing: 0.03,
         _counting: 0.03,
-        _recital: 0.15,
-        _exercise: 0.50,
-        _dialogue: 0.08,
+        _recital: 0.12,
+        _exercise: 0.60,
+        _dialogue: 0.10,
         _pattern: 0.05,
     }
     for _ in range(count):
@@ -151,14 +151,14 @@ def _recital(world: World, split: str, rng) -> str:
 
 
 EXERCISES = {
-    "note": 0.24,
-    "story": 0.12,
-    "table": 0.14,
+    "note": 0.20,
+    "story": 0.10,
+    "table": 0.12,
     "two_hop": 0.08,
-    "unsaid": 0.10,
-    "list": 0.10,
-    "numbers": 0.10,
-    "arithmetic": 0.12,
+    "unsaid": 0.12,
+    "list": 0.12,
+    "numbers": 0.12,
+    "arithmetic": 0.14,
 }
 
 
@@ -175,10 +175,10 @@ def _exercise(world: World, split: str, rng) -> str:
 
 
 def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
-    """Other questions about what one question shows."""
+    """Other questions about what one question shows; or other sums."""
     shown, found = question.shown, {question.prompt: question}
     if not shown:
-        return []
+        return [world.draw(rng, question.kind, question.held_out) for _ in range(2)]
     for _ in range(8):
         if question.items:
             asks = exercises.LISTS if question.kind == "list" else exercises.NUMBERS

@@ -50,9 +50,9 @@ def draw(facts: Facts, kind: str, rng) -> Question:
     asks = LISTS if kind == "list" else NUMBERS
     wanted = rng.choice(list(asks))
     if kind == "list":
-        items = rng.sample(LISTED, rng.randint(2, 5))
+        items = rng.sample(LISTED, rng.randint(2, 4))
     else:
-        items = [str(n) for n in rng.sample(range(1, LARGEST_NUMBER + 1), rng.randint(2, 4))]
+        items = [str(n) for n in rng.sample(range(1, LARGEST_NUMBER + 1), rng.randint(2, 3))]
     after = rng.choice(items[:-1]) if wanted == "after" else ""
     text = rng.choice(asks[wanted][0]).format(after=after)
     return _question(
