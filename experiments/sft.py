@@ -106,8 +106,8 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         sft=GradientRecipe(
-            optimizer=OptimizerConfig(learning_rate=1e-3),
-            train=TrainConfig(steps=300, batch_size=16, evaluate_every=150, checkpoint_every=150),
+            optimizer=OptimizerConfig(learning_rate=2e-3),
+            train=TrainConfig(steps=500, batch_size=16, evaluate_every=250, checkpoint_every=250),
         ),
     )
 

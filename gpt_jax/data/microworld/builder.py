@@ -58,7 +58,7 @@ class MicroworldConfig(tfds.core.BuilderConfig):
 DEFAULTS = {
     "text": MicroworldConfig(name="text", kind="text", train=36000, test=600),
     "demonstrations": MicroworldConfig(
-        name="demonstrations", kind="demonstrations", train=6000, test=500
+        name="demonstrations", kind="demonstrations", train=10000, test=500
     ),
     "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6400, test=800),
     "prompts": MicroworldConfig(name="prompts", kind="prompts", train=8000, test=560),

@@ -3,7 +3,8 @@
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.notes import PERSONAL, missing, state
+from gpt_jax.data.microworld.mistakes import mistaken
+from gpt_jax.data.microworld.notes import PERSONAL, state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
@@ -21,7 +22,9 @@ def texts(world: World, split: str, count: int):
         _sharing: 0.03,
         _counting: 0.03,
         _recital: 0.12,
-        _exercise: 0.60,
+        _retelling: 0.12,
+        _exercise: 0.50,
+        _marked: 0.20,
         _dialogue: 0.10,
         _pattern: 0.05,
     }
@@ -150,12 +153,20 @@ def _recital(world: World, split: str, rng) -> str:
     return f"{row}. Again: {row}."
 
 
+def _retelling(world: World, split: str, rng) -> str:
+    """What a note says, and the same in another order: told of the right subject, or not at all."""
+    kind = rng.choice(("note", "story", "table"))
+    said = world.draw(rng, kind, split == "test").said
+    told, again = ([state(*fact) for fact in rng.sample(said, len(said))] for _ in range(2))
+    return f"{' '.join(told)} Again: {' '.join(again)}"
+
+
 EXERCISES = {
     "note": 0.20,
     "story": 0.10,
     "table": 0.12,
     "two_hop": 0.08,
-    "unsaid": 0.12,
+    "unsaid": 0.08,
     "list": 0.12,
     "numbers": 0.12,
     "arithmetic": 0.14,
@@ -174,6 +185,23 @@ def _exercise(world: World, split: str, rng) -> str:
     return "\n".join(lines)
 
 
+def _marked(world: World, split: str, rng) -> str:
+    """A page of answers that somebody has marked: what is wrong can be seen, and is said to be.
+
+    A reward model that starts from such texts need not find out from rankings how to check.
+    """
+    questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
+    questions += _more_of_the_same(world, questions[0], rng)
+    shown = questions[0].shown
+    lines = [shown] if shown else []
+    for question in questions:
+        right = rng.random() < 0.5
+        said = question if right else mistaken(world, question, rng)
+        lines += [f"Question: {question.asked}", f"Answer: {answers.plain(said, rng)}"]
+        lines.append(f"Mark: {'right' if right else 'wrong'}.")
+    return "\n".join(lines)
+
+
 def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
     """Other questions about what one question shows; or other sums."""
     shown, found = question.shown, {question.prompt: question}
@@ -187,8 +215,6 @@ def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
             asked = rng.choice(asks[wanted][0]).format(after=after)
         else:
             subject, name, _ = rng.choice(question.said)
-            if rng.random() < 0.2:
-                subject, name = missing(world.facts, question.said, rng)
             asked = rng.choice(RELATIONS[name].questions).format(s=subject)
         prompt = f"{shown} {asked}"
         if len(found) < 3 and prompt not in found:

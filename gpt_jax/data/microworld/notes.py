@@ -45,10 +45,10 @@ def state(entity: str, name: str, value: str, rng=None) -> str:
 def missing(facts: Facts, said: Sequence[Fact], rng) -> tuple[str, str]:
     """(subject, relation) that nothing is said about.
 
-    Mostly of one who is named, and what is told of nobody, if there is such a relation.
+    Mostly of one who is not named, else what is told of nobody, if there is such a relation.
     """
     subject, name, _ = rng.choice(said)
-    if name in PERSONAL and rng.random() >= facts.size.alike:
+    if name in PERSONAL and rng.random() < facts.size.alike:
         told = [{n for _, n, _ in said}, {n for entity, n, _ in said if entity == subject}]
         for names in told:
             if rest := [n for n in PERSONAL if n not in names]:
