@@ -40,7 +40,7 @@ from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
-from gpt_jax.ranges import Positive, check_ranges
+from gpt_jax.ranges import Positive, PositiveFloat, check_ranges
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import opening
 from gpt_jax.train import command
@@ -62,6 +62,9 @@ class Reward(GradientRecipe):
     longest: Positive | None = None
     """The most tokens of a prompt with a completion: of a longer one old turns are left out, or all
     of it. None is what 99 of 100 of the comparisons fit in; the context length is the most."""
+    likelihood: PositiveFloat | None = None
+    """The weight, at first, of an answer's log-likelihood in its score (see
+    `heads.score_completions`), which is learned as all else. None: the last token alone is read."""
     calibration_rows: Positive = 256
     """Demonstrations whose mean score is set to 0, drawn by what they say."""
 
@@ -100,9 +103,11 @@ class Expected(NamedTuple):
     longest: int
 
 
-def first(model: ModelConfig) -> Callable[..., dict]:
+def first(model: ModelConfig, likelihood: float | None = None) -> Callable[..., dict]:
     """`(seed, backbone) -> scorer`: the finetuned model with a fresh head."""
-    return lambda seed, backbone: init_scorer(model, backbone, keys.derive(seed, 0, "reward/head"))
+    return lambda seed, backbone: init_scorer(
+        model, backbone, keys.derive(seed, 0, "reward/head"), likelihood=likelihood
+    )
 
 
 def comparisons_of(config: Config, split: str) -> list[dict]:
@@ -169,7 +174,7 @@ def prepare(
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=first(model),
+        first=first(model, recipe.likelihood),
         load=lambda mesh: Parameters((load_params(config.init_from, mesh),)),
         shapes=Parameters((param_shapes(model),)),
         loss=ranking_loss,
@@ -241,6 +246,7 @@ def tiny() -> Config:
         reward=Reward(
             optimizer=OptimizerConfig(learning_rate=1e-3),
             train=TrainConfig(steps=0, batch_size=32, evaluate_every=100, checkpoint_every=100),
+            likelihood=0.3,
         ),
     )
 

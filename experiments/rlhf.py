@@ -173,6 +173,7 @@ def look_ahead(
     """
     model = configs["pretrain"].pretrain.model
     start = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    reads_likelihood = config.reward.likelihood is not None
     stages, prompts_of = {}, functools.cache(lambda name: label.prompts_of(configs[name], start))
 
     def expected(name: str) -> reward.Expected | None:
@@ -196,7 +197,7 @@ def look_ahead(
         "sft": lambda c, name: sft.prepare(c, start, mesh),
         "reward": lambda c, name: reward.prepare(c, start, mesh, expected(name)),
         "ppo": lambda c, name: ppo.prepare(
-            c, start, model_scoring(model, longest(c.reward_from)), mesh
+            c, start, model_scoring(model, longest(c.reward_from), reads_likelihood), mesh
         ),
     }
     for name in unfinished:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import jax
 from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
@@ -14,7 +13,6 @@ from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import param_shapes
-from gpt_jax.models.heads import scorer_shapes
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
@@ -113,7 +111,7 @@ def online_stage(
         return Parameters((policy, scorer if from_scorer else policy), frozen)
 
     policy = param_shapes(model)
-    scorer = scorer_shapes(scoring.scorer) if scoring.scorer else jax.eval_shape(lambda: given)
+    scorer = scoring.shapes()
     return Stage(
         model=model,
         tokenizer=tokenizer,

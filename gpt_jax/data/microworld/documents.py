@@ -3,7 +3,6 @@
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.mistakes import mistaken
 from gpt_jax.data.microworld.notes import PERSONAL, state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import KINDS
@@ -22,9 +21,8 @@ def texts(world: World, split: str, count: int):
         _sharing: 0.03,
         _counting: 0.03,
         _recital: 0.12,
-        _retelling: 0.12,
-        _exercise: 0.50,
-        _marked: 0.20,
+        _retelling: 0.10,
+        _exercise: 0.60,
         _dialogue: 0.10,
         _pattern: 0.05,
     }
@@ -182,23 +180,6 @@ def _exercise(world: World, split: str, rng) -> str:
     for question in questions:
         lines.append(f"Question: {question.asked}")
         lines.append(f"Solution: {answers.plain(question, rng)}")
-    return "\n".join(lines)
-
-
-def _marked(world: World, split: str, rng) -> str:
-    """A page of answers that somebody has marked: what is wrong can be seen, and is said to be.
-
-    A reward model that starts from such texts need not find out from rankings how to check.
-    """
-    questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
-    questions += _more_of_the_same(world, questions[0], rng)
-    shown = questions[0].shown
-    lines = [shown] if shown else []
-    for question in questions:
-        right = rng.random() < 0.5
-        said = question if right else mistaken(world, question, rng)
-        lines += [f"Question: {question.asked}", f"Answer: {answers.plain(said, rng)}"]
-        lines.append(f"Mark: {'right' if right else 'wrong'}.")
     return "\n".join(lines)
 
 
