@@ -1,7 +1,7 @@
 """What is read off the hidden states: token log-probabilities, next-token logits, scores.
 
-A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`. The head of
-a reward model that also reads likelihoods has a third parameter, `likelihood`.
+A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`. A reward
+model that reads likelihoods, too, has a third parameter in its head, `likelihood`.
 """
 
 from collections.abc import Iterable
