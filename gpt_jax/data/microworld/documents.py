@@ -3,7 +3,7 @@
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.notes import PERSONAL, state
+from gpt_jax.data.microworld.notes import PERSONAL, missing, state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
@@ -196,6 +196,8 @@ def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
             asked = rng.choice(asks[wanted][0]).format(after=after)
         else:
             subject, name, _ = rng.choice(question.said)
+            if rng.random() < 0.15:
+                subject, name = missing(world.facts, question.said, rng)
             asked = rng.choice(RELATIONS[name].questions).format(s=subject)
         prompt = f"{shown} {asked}"
         if len(found) < 3 and prompt not in found:
