@@ -45,15 +45,15 @@ def state(entity: str, name: str, value: str, rng=None) -> str:
 def missing(facts: Facts, said: Sequence[Fact], rng) -> tuple[str, str]:
     """(subject, relation) that nothing is said about.
 
-    Mostly of one who is not named, else what is told of nobody, if there is such a relation.
+    Mostly the friend of somebody who is named, or the owner of a thing, which notes say only where
+    they lead to something else; or what is told of others. The second is seen by comparing names,
+    which is harder.
     """
     subject, name, _ = rng.choice(said)
-    if name in PERSONAL and rng.random() < facts.size.alike:
-        told = [{n for _, n, _ in said}, {n for entity, n, _ in said if entity == subject}]
-        for names in told:
-            if rest := [n for n in PERSONAL if n not in names]:
-                return subject, rng.choice(rest)
     people = RELATIONS[name].subject == "person"
+    bridge = "friend" if people else "owner"
+    if rng.random() < 0.6 and all((subject, bridge) != fact[:2] for fact in said):
+        return subject, bridge
     subjects = facts.strangers if people else facts.entities["object"]
     return rng.choice([s for s in subjects if all(s != other for other, *_ in said)]), name
 
