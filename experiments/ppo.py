@@ -157,7 +157,7 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         ppo=PPO(
-            episodes=64,
+            episodes=96,
             epochs=2,
             minibatches=2,
             max_new_tokens=36,

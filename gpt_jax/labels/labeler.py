@@ -31,7 +31,7 @@ class Label:
     """How often two gold labelers agree on a pair (InstructGPT's agreed on 0.73); None: always."""
     noticeable: PositiveFloat = NOTICEABLE
     """Gold scores that lie closer together than this are a tie."""
-    prompts: Positive = 2500
+    prompts: Positive = 4500
     """Different prompts to train on, at the most."""
     held_out: Positive = 300
     """Different held-out prompts, at the most."""
