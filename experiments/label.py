@@ -10,7 +10,7 @@ ranked by what is known to be true, or by people: the command then writes `label
 needs nothing but a browser, and reads the file that it saves. The run folder holds the answers
 (`answers.jsonl`), the `comparisons.jsonl` and `held_out.jsonl`, and `labels.json` in numbers.
 
-Hardware and time (tiny): about 1.5 minutes on 2 CPU cores.
+Hardware and time (tiny): under a minute on 2 CPU cores.
 Expected (tiny, microworld): two labelers agree on the share that `--label.agreement` says.
 """
 

@@ -16,14 +16,14 @@ def texts(world: World, split: str, count: int):
     """Yields {"text"}: `count` short documents."""
     rng = generator(world.facts.seed, f"text {split}")
     kinds = {
-        _about_one: 0.18,
-        _about_many: 0.06,
+        _about_one: 0.15,
+        _about_many: 0.05,
         _sharing: 0.03,
         _counting: 0.03,
-        _recital: 0.12,
-        _retelling: 0.10,
-        _exercise: 0.60,
-        _dialogue: 0.10,
+        _recital: 0.10,
+        _retelling: 0.09,
+        _exercise: 0.51,
+        _dialogue: 0.09,
         _pattern: 0.05,
     }
     for _ in range(count):
@@ -160,7 +160,7 @@ def _retelling(world: World, split: str, rng) -> str:
 
 
 EXERCISES = {
-    "note": 0.20,
+    "note": 0.24,
     "story": 0.10,
     "table": 0.12,
     "two_hop": 0.08,
