@@ -64,7 +64,7 @@ PROGRAMS = {
     "whole": 1,  # its iteration
     "metrics_of": 4,  # held-out: documents, conversations, comparisons; and the calibration
     "_sums": 8,  # checksums: parameters and the rest, of four states
-    "generate": 5,  # openings; labels: prompts of two widths; evaluation: as turns, as documents
+    "generate": 6,  # openings; labels: prompts of three widths; evaluation: as turns, as documents
     "<lambda>": 1,  # its reward scores
     "_divergence": 1,
     "score_comparisons": 1,  # the reward model's accuracy
