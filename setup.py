@@ -15,7 +15,10 @@ setup(
     packages=find_packages(
         include=["gpt_jax", "gpt_jax.*", "experiments", "experiments.*", "tools", "tools.*"]
     ),
-    package_data={"gpt_jax.plan": ["chip_descriptions/*.txtpb"]},
+    package_data={
+        "gpt_jax.labels": ["page.html"],
+        "gpt_jax.plan": ["chip_descriptions/*.txtpb"],
+    },
     install_requires=[
         "array-record>=0.5",
         "chex>=0.1.90",

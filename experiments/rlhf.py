@@ -1,21 +1,25 @@
-"""The whole recipe: tokenizer, pretraining, SFT, reward model, PPO, evaluation, report.
+"""The whole recipe: tokenizer, pretraining, SFT, labels, reward model, PPO, evaluation, report.
 
     python -m experiments.rlhf
     python -m experiments.rlhf --preset colab
     python -m experiments.rlhf --data.text corpus.txt --data.demonstrations chats.jsonl.gz \\
         --data.comparisons pairs.jsonl.gz --run-dir runs/rlhf/mine
+    python -m experiments.rlhf --rounds 2
 
 Each stage is an experiment of its own; this file only composes them, in one run folder. Running
 the same command again resumes where it stopped. At the end it prints a table (`results.json`),
 draws `report.html`, and `python -m gpt_jax.chat RUN_DIR` talks to the result.
 
-Hardware and time (tiny): under 10 minutes on 2 CPU cores, no accelerator, no internet.
-Expected (tiny, microworld): gold score base < SFT < PPO; see the README for the numbers.
+Hardware and time (tiny): under 8 minutes on 2 CPU cores, no accelerator, no internet.
+Expected (tiny, microworld): gold score base < SFT < PPO, and more right answers after PPO than
+before; see the README for the numbers.
 """
 
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ import jax
 import rich
 from jax.sharding import Mesh
 
-from experiments import ppo, pretrain, reward, sft
+from experiments import label, ppo, pretrain, reward, sft
 from gpt_jax import files
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
@@ -31,11 +35,14 @@ from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
 from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
+from gpt_jax.labels.answers import FILE as ANSWERS
+from gpt_jax.labels.labeler import Label
 from gpt_jax.machine import machine, peak_memory_gb
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import results_table, run_verdict, write_report, write_samples
+from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
 from gpt_jax.tasks.prompts import task_of
@@ -47,7 +54,6 @@ from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
 from gpt_jax.train.served import open_run
-from gpt_jax.train.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,9 +74,21 @@ class Config(command.Common):
     run_dir: str = "runs/rlhf/tiny"
     pretrain: pretrain.Pretrain
     sft: GradientRecipe
+    label: Label
+    """Not used with ready-made `--data.comparisons`."""
     reward: reward.Reward
     ppo: ppo.PPO
+    rounds: Positive = 1
+    """In each round after the first the last policy's answers are labeled, a reward model learns
+    from all labels so far, and PPO goes on (Bai et al. 2022, 4.5; Touvron et al. 2023, 3.2)."""
     evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rounds > 1 and self.data.comparisons:
+            raise UserError(
+                "--rounds needs labels of the policy's own answers; leave --data.comparisons out"
+            )
 
 
 def main(config: Config) -> dict:
@@ -80,17 +98,23 @@ def main(config: Config) -> dict:
     compare_config(folder, "rlhf", config)
     mesh = make_mesh(config.mesh)
     configs = stage_configs(config)
-    unfinished = [name for name in configs if not is_finished(name, configs[name])]
+    unfinished = [name for name in configs if not is_done(name, configs[name])]
     refuse_stale(configs, unfinished)
-    stages = look_ahead(config, configs, unfinished, mesh)
+    runs = look_ahead(config, configs, unfinished, mesh)
     record_config(folder, "rlhf", config)  # only now: what cannot work leaves no folder behind
     for name in unfinished:
-        stage = stages.pop(name)
-        timed(folder, name, lambda: run_stage(name, configs[name], lambda mesh: stage))  # noqa: B023
+        if not timed(folder, name, runs.pop(name)):
+            return {}  # people are to go on
     with jax.set_mesh(mesh):
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
     distributed.on_main(lambda: publish(folder, results))
     return results
+
+
+def is_done(name: str, config: command.Common) -> bool:
+    """Whether a stage is finished (and says so)."""
+    kind = kind_of(name)
+    return label.is_finished(config) if kind == "label" else is_finished(kind, config)
 
 
 def refuse_stale(configs: dict[str, Any], unfinished: list[str]) -> None:
@@ -98,7 +122,7 @@ def refuse_stale(configs: dict[str, Any], unfinished: list[str]) -> None:
     later = list(configs)[list(configs).index(unfinished[0]) + 1 :] if unfinished else []
     for name in later:
         folder = Path(configs[name].run_dir)
-        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+        if any(folder.glob("checkpoints/*")) or (folder / ANSWERS).is_file():
             raise UserError(
                 f"{folder} was made from what {unfinished[0]} had come to before; remove it to "
                 "make it anew, or choose another --run-dir"
@@ -112,48 +136,91 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
     def shared(name: str) -> dict:
         return command.shared(config, run_dir=f"{folder}/{name}")
 
-    return {
+    configs = {
         "pretrain": pretrain.Config(**shared("pretrain"), pretrain=config.pretrain),
         "sft": sft.Config(**shared("sft"), init_from=f"{folder}/pretrain", sft=config.sft),
-        "reward": reward.Config(
-            **shared("reward"), init_from=f"{folder}/sft", reward=config.reward
-        ),
-        "ppo": ppo.Config(
-            **shared("ppo"),
-            init_from=f"{folder}/sft",
-            reward_from=f"{folder}/reward",
-            ppo=config.ppo,
-        ),
     }
+    start, labels, before = f"{folder}/sft", (), None
+    for number in range(1, config.rounds + 1):
+        end = "" if number == 1 else f"{number}"
+        if not config.data.comparisons:
+            labels += (f"{folder}/label{end}",)
+            configs[f"label{end}"] = label.Config(
+                **shared(f"label{end}"), init_from=before or start, round=number, label=config.label
+            )
+        configs[f"reward{end}"] = reward.Config(
+            **shared(f"reward{end}"), init_from=start, labels_from=labels, reward=config.reward
+        )
+        configs[f"ppo{end}"] = ppo.Config(
+            **shared(f"ppo{end}"),
+            init_from=start,
+            policy_from=before,
+            reward_from=f"{folder}/reward{end}",
+            ppo=config.ppo,
+        )
+        before = f"{folder}/ppo{end}"
+    return configs
 
 
 def look_ahead(
     config: Config, configs: dict[str, Any], unfinished: list[str], mesh: Mesh
-) -> dict[str, Stage]:
-    """The stages that are still to be run, with all that can be known of them before the first.
+) -> dict[str, Callable[[], bool]]:
+    """What is still to be run, with all that can be known of it before the first step.
 
     The tokenizer is trained, all data is laid out, and every step is traced on its shapes.
+
+    Returns:
+      {stage: a function that runs it}; the function says whether the next stage may begin.
     """
     model = configs["pretrain"].pretrain.model
-    files = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    start = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    reads_likelihood = config.reward.likelihood is not None
+    stages, prompts_of = {}, functools.cache(lambda name: label.prompts_of(configs[name], start))
+
+    def expected(name: str) -> reward.Expected | None:
+        """Of the labels that a reward model learns from."""
+        folders = configs[name].labels_from
+        asked = [prompts_of(name) for name in configs if configs[name].run_dir in folders]
+        recipe = config.label
+        return asked and reward.Expected(
+            train=sum(some.count("train") for some in asked),
+            test=sum(some.count("test") for some in asked),
+            answers=recipe.answers,
+            longest=max(some.longest(recipe.max_new_tokens) for some in asked),
+        )
+
+    def longest(folder: str) -> int | None:
+        name = Path(folder).name
+        return stages[name].longest if name in stages else trained_length(folder)
+
     prepare = {
-        "pretrain": lambda c: pretrain.prepare(c, files.tokenizer, mesh),
-        "sft": lambda c: sft.prepare(c, files, mesh),
-        "reward": lambda c: reward.prepare(c, files, mesh),
-        "ppo": lambda c: ppo.prepare(c, files, model_scoring(model, longest()), mesh),
+        "pretrain": lambda c, name: pretrain.prepare(c, start.tokenizer, mesh),
+        "sft": lambda c, name: sft.prepare(c, start, mesh),
+        "reward": lambda c, name: reward.prepare(c, start, mesh, expected(name)),
+        "ppo": lambda c, name: ppo.prepare(
+            c, start, model_scoring(model, longest(c.reward_from), reads_likelihood), mesh
+        ),
     }
-    stages = {}
-
-    def longest() -> int | None:
-        folder = configs["reward"].run_dir
-        return stages["reward"].longest if "reward" in stages else trained_length(folder)
-
     for name in unfinished:
-        stages[name] = prepare[name](configs[name])
-    evaluation_rows(config, files.tokenizer, LeftOut())
+        if kind_of(name) == "label":
+            prompts_of(name)
+        else:
+            stages[name] = prepare[kind_of(name)](configs[name], name)
+    evaluation_rows(config, start.tokenizer, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
-    return stages
+
+    def run(name: str) -> bool:
+        kind, this = kind_of(name), configs[name]
+        if kind == "label":
+            return label.make(this, start, mesh)
+        stage = stages.pop(name)
+        if kind == "reward" and this.labels_from:  # by now they are there
+            stage = prepare[kind](this, name)
+        run_stage(kind, this, lambda mesh: stage)
+        return True
+
+    return {name: functools.partial(run, name) for name in unfinished}
 
 
 def publish(folder: Path, results: dict) -> None:
@@ -190,8 +257,14 @@ def seconds_of(folder: Path) -> dict[str, float]:
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    sft, base, ppo = (open_run(folder, name, mesh) for name in ("sft", "base", "ppo"))
-    preference = model_reward(sft.config, load_params(folder / "reward", mesh))
+    sft, base = (open_run(folder, name, mesh) for name in ("sft", "base"))
+    rounds = ["", *map(str, range(2, config.rounds + 1))]
+    learned = {
+        f"PPO, round {end}" if end else "PPO": open_run(folder / f"ppo{end}", mesh=mesh)
+        for end in rounds
+    }
+    judge = stage_configs(config)[f"reward{rounds[-1]}"]  # the last one's
+    preference = model_reward(sft.config, load_params(judge.run_dir, mesh))
     task = task_of(config.data)
     left_out = LeftOut()
     rows = evaluation_rows(config, sft.tokenizer, left_out)
@@ -201,9 +274,14 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
         n=config.evaluate.answers,
         seed=config.seed,
     )
-    compared = policies.Policies(sft, base, {"PPO": ppo}, preference)
+    compared = policies.Policies(sft, base, learned, preference)
     models, found, own_samples = policies.compare(compared, task, rows, sampling, left_out)
-    judged = judge_reward_model(folder / "reward", config.data, mesh)
+    judged = judge_reward_model(
+        Path(judge.run_dir),
+        *(reward.comparisons_of(judge, split) for split in ("train", "test")),
+        cluster=reward.cluster_of(judge),
+        mesh=mesh,
+    )
     return {
         "experiment": "rlhf",
         "preset": config.preset,
@@ -237,6 +315,7 @@ def compose(name: str, evaluate: Evaluate) -> Config:
         run_dir=f"runs/rlhf/{name}",
         pretrain=pretrain.presets[name]().pretrain,
         sft=sft.presets[name]().sft,
+        label=label.presets[name]().label,
         reward=reward.presets[name]().reward,
         ppo=ppo.presets[name]().ppo,
         evaluate=evaluate,

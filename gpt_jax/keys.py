@@ -14,3 +14,8 @@ def derive(seed: int, step: int | jax.Array, purpose: str) -> jax.Array:
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
     return jax.random.fold_in(key, step)
+
+
+def derive_seed(seed: int, step: int, purpose: str) -> int:
+    """The same for what takes a number, in [0, 2**32)."""
+    return zlib.crc32(f"{seed} {step} {purpose}".encode())

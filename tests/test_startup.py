@@ -28,7 +28,7 @@ HEAVY = [
 ]
 COMMANDS = [
     *("experiments.pretrain", "experiments.sft", "experiments.reward", "experiments.ppo"),
-    *("experiments.rlhf", "experiments.confidence_penalty"),
+    *("experiments.label", "experiments.rlhf", "experiments.confidence_penalty"),
     *("gpt_jax.chat", "gpt_jax.report.__main__"),
     *("tools.plan", "tools.weak_scaling", "tools.faults", "tools.benchmark_training"),
 ]

@@ -7,12 +7,10 @@ import dataclasses
 import functools
 import pickle
 from collections.abc import Iterator
-from typing import Annotated
 
 from gpt_jax.data import baselines, sources
 from gpt_jax.data.split import common_rows
 from gpt_jax.errors import UserError
-from gpt_jax.ranges import Range, check_ranges
 
 KINDS = ("text", "demonstrations", "comparisons", "prompts")
 
@@ -27,11 +25,13 @@ class DataConfig:
     demonstrations: str = "microworld"
     """Conversations to finetune on: `messages`, `prompt, completion` or `instruction, input,
     output`."""
-    comparisons: str = "microworld"
+    comparisons: str | None = None
     """Ranked answers for the reward model: `prompt, chosen, rejected`, `chosen, rejected`
-    transcripts, or `prompt, completions, ranks`."""
+    transcripts, or `prompt, completions, ranks`. None: where all stages are run, the finetuned
+    model's own answers, labeled; for the reward model alone, ready-made ones of the microworld."""
     prompts: str | None = None
-    """Prompts for PPO and for the final evaluation; by default those of the comparisons."""
+    """Prompts for labeling, PPO and the final evaluation; by default those of the comparisons that
+    are named or, without any, of the demonstrations that are."""
     test_text: str | None = None
     """Held-out documents; by default the test split, or a twentieth of a file. Likewise below."""
     test_demonstrations: str | None = None
@@ -42,23 +42,31 @@ class DataConfig:
     """Prompts for the final evaluation."""
     skip_broken: bool = False
     """Leave broken rows out, and count them, where otherwise they end the run before it starts."""
-    label_noise: Annotated[float, Range(0.0, 0.5, open_high=True)] = 0.0
-    """Share of microworld's comparisons whose label is flipped (InstructGPT's labelers agreed on
-    73%)."""
 
     def __post_init__(self):
-        check_ranges(self)
-        if self.label_noise and self.comparisons != sources.MICROWORLD:
+        if self.test_comparisons and not self.comparisons:
             raise UserError(
-                f"data.label_noise flips labels of the {sources.MICROWORLD}'s comparisons, not of "
-                f"{self.comparisons}; leave it out"
+                f"data.test_comparisons is {self.test_comparisons}, but no data.comparisons to "
+                "train on are named; name both"
             )
 
-    @property
-    def has_gold(self) -> bool:
-        """Whether answers to the test prompts have a known gold score."""
-        asked = self.test_prompts or self.prompts or self.test_comparisons or self.comparisons
-        return asked == sources.MICROWORLD
+    def in_microworld(self, kind: str, split: str) -> bool:
+        """Whether the rows are the microworld's, so that answers have a known gold score."""
+        kind = self._where(kind, split)
+        held_out = getattr(self, f"test_{kind}") if split == "test" else None
+        return (held_out or getattr(self, kind) or sources.MICROWORLD) == sources.MICROWORLD
+
+    def _where(self, kind: str, split: str) -> str:
+        """The kind of the rows that are read: prompts may be those of other rows."""
+        named = self.prompts or (split == "test" and self.test_prompts)
+        if kind == "prompts" and not named:
+            if self.comparisons and (
+                self.comparisons != sources.MICROWORLD or self.test_comparisons
+            ):
+                return "comparisons"
+            if not self.comparisons and self.demonstrations != sources.MICROWORLD:
+                return "demonstrations"
+        return kind
 
     def read(self, kind: str, split: str) -> list[dict]:
         """All records of one kind (`text`, `demonstrations`, `comparisons`, `prompts`) and split
@@ -70,7 +78,8 @@ class DataConfig:
         """
         rows = self._read(kind, split).rows
         if kind == "comparisons" and not baselines.pairs(rows):
-            spec = (split == "test" and self.test_comparisons) or self.comparisons
+            named = self.comparisons or sources.MICROWORLD
+            spec = (split == "test" and self.test_comparisons) or named
             raise UserError(
                 f"{spec}: all {len(rows)} comparisons of the {split} part are ties; give some in "
                 "which one answer is better"
@@ -79,28 +88,24 @@ class DataConfig:
 
     def left_out(self, kind: str) -> collections.Counter:
         """How many rows of a kind were left out when they were read, for which reason."""
-        apart = getattr(self, f"test_{kind}") or (kind == "prompts" and self.test_comparisons)
+        wheres = [self._where(kind, split) for split in ("train", "test")]
+        apart = wheres[0] != wheres[1] or getattr(self, f"test_{wheres[1]}")
         # The parts of one source are both counted when it is read, whichever is asked for.
         splits = ("train", "test") if apart else ("train",)
         return sum((self._read(kind, split).left_out for split in splits), +_NONE)
 
     def _read(self, kind: str, split: str, *, records: bool = False) -> sources.Read:
+        where = self._where(kind, split)
+        if where != kind:
+            rows, left_out = self._read(where, split, records=True)
+            return sources.Read([_prompt_of(row) for row in rows], left_out)
         held_out = getattr(self, f"test_{kind}")
-        own = getattr(self, kind)
-        if kind == "prompts" and own is None and not (split == "test" and held_out):
-            if self.comparisons == sources.MICROWORLD and not self.test_comparisons:
-                own = sources.MICROWORLD
-            else:
-                rows, left_out = self._read("comparisons", split, records=True)
-                rows = [{key: row[key] for key in ("prompt", "record")} for row in rows]
-                return sources.Read(rows, left_out)
+        own = getattr(self, kind) or sources.MICROWORLD
         if held_out:
             spec, part = (held_out, "held_out") if split == "test" else (own, "all")
         else:
             spec, part = own, split
         options = {"skip_broken": self.skip_broken, "records": records}
-        if kind == "comparisons" and split == "train":
-            options["label_noise"] = self.label_noise
         return pickle.loads(_cached(spec, kind, part, sources.source_fingerprint(spec), **options))
 
     def fingerprints(self) -> dict[str, str]:
@@ -123,6 +128,8 @@ class DataConfig:
         Held-out rows that are trained on, too, are counted on standard error.
         """
         for kind in KINDS:
+            if kind == "comparisons" and not self.comparisons:
+                continue  # they are still to be made
             train, test = (self.read(kind, split) for split in ("train", "test"))
             held_out = getattr(self, f"test_{kind}")
             if held_out and (known := common_rows(train, test)):
@@ -133,6 +140,12 @@ class DataConfig:
 
 
 _NONE = collections.Counter()
+
+
+def _prompt_of(row: dict) -> dict:
+    """The prompt of a comparison or of a demonstration, with its record."""
+    prompt = row["prompt"] if "prompt" in row else row["messages"][:-1]
+    return {"prompt": prompt, "record": row["record"]}
 
 
 @functools.lru_cache(maxsize=32)  # the stages of one program share what they read

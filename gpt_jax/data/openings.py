@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from gpt_jax.data import sources
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.text import chat
@@ -39,7 +38,7 @@ def openings(data: DataConfig, tokenizer: Tokenizer, longest: int, seed: int) ->
 
     begun = (begin(row["text"]) for row in drawn("text", DOCUMENTS))
     found = _first((_cut(text, fits) for text in begun), DOCUMENTS)
-    if data.has_gold == (data.text == sources.MICROWORLD):
+    if data.in_microworld("prompts", "test") == data.in_microworld("text", "test"):
         asked = (chat.as_document(row["prompt"]) for row in drawn("prompts", QUESTIONS))
         found += _first(filter(fits, asked), QUESTIONS)
     return list(dict.fromkeys(found))

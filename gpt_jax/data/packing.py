@@ -139,7 +139,7 @@ def _fit_demonstration(
 def comparison_length(rows: Sequence[dict], tokenizer: Tokenizer, longest: int) -> int:
     """The length that 99 of 100 prompts with a completion fit in, as `row_length` rounds it."""
     lengths = [len(p) + len(c) for row in rows for p, c in _render_comparison(row, tokenizer)]
-    return min(longest, _round_up(int(np.ceil(np.percentile(lengths, 99)))))
+    return min(longest, round_up(int(np.ceil(np.percentile(lengths, 99)))))
 
 
 def pad_comparisons(
@@ -178,6 +178,12 @@ def pad_comparisons(
             weights_BKT[n, k, len(prompt) : end] = 1
             ranks_BK[n, k] = rows[n]["ranks"][k]
     return Comparisons(tokens_BKT, weights_BKT, ranks_BK)
+
+
+def empty_comparisons(shape: tuple[int, int, int], pad_id: int) -> Comparisons:
+    """As many comparisons as (N, K, T) says, of nothing: to look at what is still to be made."""
+    ranks_BK = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
+    return Comparisons(empty_tokens(shape, pad_id), np.zeros(shape, np.float32), ranks_BK)
 
 
 def _render_comparison(row: dict, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
@@ -262,8 +268,9 @@ def _check_some(rows: Sequence, name: str, limit: int) -> None:
 
 def row_length(examples: Iterable[list[int]], longest: int) -> int:
     """Length of the longest example, rounded up to a multiple of 8, at most `longest`."""
-    return min(longest, _round_up(max(map(len, examples), default=1)))
+    return min(longest, round_up(max(map(len, examples), default=1)))
 
 
-def _round_up(length: int) -> int:
+def round_up(length: int) -> int:
+    """To a multiple of 8."""
     return -(-length // 8) * 8

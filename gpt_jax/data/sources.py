@@ -52,14 +52,11 @@ def read(
     kind: str,
     split: Split = "train",
     seed: int = 0,
-    label_noise: float = 0.0,
     *,
     skip_broken: bool = False,
 ) -> list[dict]:
     """All rows of one kind and split, in canonical form; see `read_counted`."""
-    return read_counted(
-        spec, kind, split, seed=seed, label_noise=label_noise, skip_broken=skip_broken
-    ).rows
+    return read_counted(spec, kind, split, seed=seed, skip_broken=skip_broken).rows
 
 
 def read_counted(
@@ -68,7 +65,6 @@ def read_counted(
     split: Split = "train",
     *,
     seed: int = 0,
-    label_noise: float = 0.0,
     skip_broken: bool = False,
     records: bool = False,
 ) -> Read:
@@ -81,9 +77,8 @@ def read_counted(
         are the whole of it. A TFDS data set with a test split of its own is not divided; "all" is
         its train split, and "held_out" its test split, else its validation split, else all.
       seed: of the microworld, or of the division.
-      label_noise: microworld comparisons only; the share of pairs labelled the wrong way round.
       skip_broken: leave broken rows out, and count them.
-      records: comparisons only; keep beside each the row that it was made from, as `record`.
+      records: keep beside each row the one that it was made from, as `record`.
 
     Raises:
       UserError: naming file and line, if the source is missing, rows are broken, or the split is
@@ -95,8 +90,7 @@ def read_counted(
         from gpt_jax.data.microworld import builder
 
         part = {"all": "train", "held_out": "test"}.get(split, split)
-        noise = label_noise if kind == "comparisons" else 0.0
-        rows = builder.load(kind, part, seed=seed, label_noise=noise)
+        rows = builder.load(kind, part, seed=seed)
         located = ((f"{MICROWORLD}:{i}", row) for i, row in enumerate(rows))
         return _canonical(located, kind, spec, convert=convert)
     if spec.startswith("tfds:"):

@@ -135,6 +135,7 @@ def compare(
     rewards[best] = rewards["SFT"][:n].max(axis=0, keepdims=True)
     found |= evaluate_task(policies.learned, task, sampling, rows)
     rewards |= {name: rewards_of(name) for name in policies.learned}
+
     moved = {best: {"kl": float(np.log(n) - (n - 1) / n)}}
     for name, model in {"SFT": sft, **policies.learned}.items():
         (group, *_) = behind_prompts(found[name])

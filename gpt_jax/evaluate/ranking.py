@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gpt_jax.data import baselines, pipeline, sources
+from gpt_jax.data import baselines, pipeline
 from gpt_jax.data.batches import Comparisons, pad_rows
-from gpt_jax.data.config import DataConfig
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons, without_empty
 from gpt_jax.evaluate.statistics import mean_interval
@@ -19,8 +19,6 @@ from gpt_jax.losses.ranking import pairs_of, score_comparisons
 from gpt_jax.models.contract import Model
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.rl.scoring import trained_length
-from gpt_jax.tasks.microworld import MICROWORLD
-from gpt_jax.tasks.task import opening
 from gpt_jax.train.checkpoint import load_model_files, load_params
 
 
@@ -42,12 +40,20 @@ def ranking_accuracies(
     return np.sign(scores_NK[n, i] - scores_NK[n, j]) / 2.0 + 0.5, n
 
 
-def judge_reward_model(folder: Path, data: DataConfig, mesh: Mesh) -> dict:
+def judge_reward_model(
+    folder: Path,
+    train: list[dict],
+    test: list[dict],
+    cluster: Callable[[dict], Hashable],
+    mesh: Mesh,
+) -> dict:
     """Held-out accuracy, with an interval by what is asked about, and that of two baselines.
 
     Args:
       folder: of the reward stage.
-      data: whose comparisons it learned from.
+      train: the comparisons it learned from.
+      test: held-out ones.
+      cluster: `row -> id` of what a comparison is about, as a task's.
       mesh: where to put it.
 
     Returns:
@@ -55,15 +61,12 @@ def judge_reward_model(folder: Path, data: DataConfig, mesh: Mesh) -> dict:
       bag of words on the same pairs.
     """
     model, tokenizer = load_model_files(folder)
-    train, test = (data.read("comparisons", split) for split in ("train", "test"))
     longest = trained_length(folder) or model.context_length
     # What does not fit was counted by the reward model's stage.
     padded = pad_comparisons(test, tokenizer, longest, LeftOut())
     padded, numbers = without_empty(padded, "held-out comparisons", longest)
     test = [test[n] for n in numbers]
     correct_P, rows_P = ranking_accuracies(model, load_params(folder, mesh), padded, mesh)
-    in_microworld = (data.test_comparisons or data.comparisons) == sources.MICROWORLD
-    cluster = MICROWORLD.cluster if in_microworld else opening
     return {
         "accuracy": mean_interval(correct_P, [cluster(test[row]) for row in rows_P]),
         "pairs": len(correct_P),

@@ -36,6 +36,11 @@ class Rollout(NamedTuple):
         return (self.completion_BC.segment_ids > 0).astype("float32")
 
     @property
+    def mask_BT(self) -> jax.Array:
+        """`mask_BC` after zeros on the prompt: what of `tokens_BT` was sampled."""
+        return jnp.concatenate([jnp.zeros(self.prompt_BP.ids.shape), self.mask_BC], axis=1)
+
+    @property
     def tokens_BT(self) -> Tokens:
         """Prompts and completions side by side, as a model reads them."""
         pairs = zip(self.prompt_BP, self.completion_BC, strict=True)

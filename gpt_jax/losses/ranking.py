@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gpt_jax.data.batches import Comparisons
 from gpt_jax.losses.lm import Loss
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import score_last_token
+from gpt_jax.models.heads import score_completions
 
 
 def pairs_of(ranks_BK: jax.Array) -> jax.Array:
@@ -55,8 +55,10 @@ def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
 def score_comparisons(model: Model, scorer: dict, batch: Comparisons) -> jax.Array:
     """Scores of every completion, float32 (B, K), in one forward pass over B*K rows."""
     b, k, t = batch.tokens_BKT.ids.shape
-    tokens_MT = jax.tree.map(lambda x: jnp.reshape(x, (b * k, t)), batch.tokens_BKT)
-    return score_last_token(model, scorer, tokens_MT).reshape(b, k)
+    tokens_MT, weights_MT = jax.tree.map(
+        lambda x: jnp.reshape(x, (b * k, t)), (batch.tokens_BKT, batch.weights_BKT)
+    )
+    return score_completions(model, scorer, tokens_MT, weights_MT).reshape(b, k)
 
 
 def ranking_loss(

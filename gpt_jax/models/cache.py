@@ -10,21 +10,40 @@ import jax.numpy as jnp
 MAX_DECODE_TOKENS = 8  # with a cache, so few new tokens are bound by reading it
 
 
+class Stacks(NamedTuple):
+    """Keys and values of all layers, in the compute dtype, keys after rotary positions.
+
+    I is K * H, the heads side by side: TPUs pad the last two axes to 8 x 128, which K x H seldom
+    fills.
+    """
+
+    keys_LBSI: jax.Array
+    values_LBSI: jax.Array
+
+
+class OwnEntries(NamedTuple):
+    """The same of one layer, each head's together.
+
+    XLA's CPU backend would copy a layer out of a stack at every token, and again to have its heads
+    first.
+    """
+
+    keys_BKSH: jax.Array
+    values_BKSH: jax.Array
+
+
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, row b's in `[0, index_B[b])` of the S axis.
 
     Rows may stand at different places, so that requests of any length can share a cache.
 
     Attributes:
-      keys_LBSI: in the compute dtype, after rotary positions. I is K * H, the heads side by side:
-        TPUs pad the last two axes to 8 x 128, which K x H seldom fills.
-      values_LBSI: in the compute dtype.
+      entries: stacks, which kernels read in place, or every layer's own where these are unrolled.
       segment_ids_BS: int32; 0 hides an entry (padding).
       index_B: int32, where the next tokens of every row are written.
     """
 
-    keys_LBSI: jax.Array
-    values_LBSI: jax.Array
+    entries: Stacks | tuple[OwnEntries, ...]
     segment_ids_BS: jax.Array
     index_B: jax.Array
 
@@ -61,6 +80,23 @@ def write(
     if not layer:
         return merged_BS
     return jax.lax.dynamic_update_index_in_dim(entries_BS, merged_BS, layer[0], 0)
+
+
+def write_heads(entries_BKSH: jax.Array, new_BKTH: jax.Array, index_B: jax.Array) -> jax.Array:
+    """As `write`, where the heads lie first."""
+    B, K, T = new_BKTH.shape[:3]
+    if T > MAX_DECODE_TOKENS:
+        merge = jax.vmap(write, in_axes=(1, 1, None), out_axes=1)
+        return merge(entries_BKSH, new_BKTH, index_B)
+    # All indices are written out: for a slice over K XLA's CPU backend would transpose the whole.
+    rows_B11, heads_1K1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+    places_B1T = index_B[:, None, None] + jnp.arange(T)
+    return entries_BKSH.at[rows_B11, heads_1K1, places_B1T].set(
+        new_BKTH.astype(entries_BKSH.dtype),
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="drop",
+    )
 
 
 def align(

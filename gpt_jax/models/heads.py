@@ -1,7 +1,10 @@
 """What is read off the hidden states: token log-probabilities, next-token logits, scores.
 
-A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`.
+A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`. A reward
+model that reads likelihoods, too, has a third parameter in its head, `likelihood`.
 """
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from gpt_jax.models.contract import Model, Params, forward, init, logical_axes, 
 from gpt_jax.parallel.rules import Axes
 
 # Every device keeps a head whole, and no head is kept in bfloat16, so that scores are float32.
-HEAD_AXES: Axes = {"head/kernel_D": (None,), "head/bias": ()}
+HEAD_AXES: Axes = {"head/kernel_D": (None,), "head/bias": (), "head/likelihood": ()}
 
 
 def axes_of(*models: Model) -> Axes:
@@ -98,16 +101,40 @@ def scalar_head(head: Params, hidden_BTD: jax.Array) -> jax.Array:
 
 
 def init_scorer(
-    config: Model, backbone_params: Params, key: jax.Array, zero: bool = False
+    config: Model,
+    backbone_params: Params,
+    key: jax.Array,
+    zero: bool = False,
+    likelihood: float | None = None,
 ) -> Params:
-    """A scorer that starts from a language model's parameters and a fresh head."""
-    return {"backbone": backbone_params, "head": init_scalar_head(key, config, zero)}
+    """A scorer that starts from a language model's parameters and a fresh head.
+
+    Args:
+      config, backbone_params: of the language model.
+      key: of the head.
+      zero: whether the head starts with zeros.
+      likelihood: with which weight `score_completions` adds the log-likelihood; None: not at all.
+    """
+    head = init_scalar_head(key, config, zero)
+    if likelihood is not None:
+        head["likelihood"] = jnp.float32(likelihood)
+    return {"backbone": backbone_params, "head": head}
 
 
-def scorer_shapes(config: Model) -> Params:
-    """A scorer's parameters as ShapeDtypeStructs; nothing is allocated."""
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: init_scorer(config, init(config, key), key))
+def scorer_shapes(config: Model, likelihood: bool = False) -> Params:
+    """A scorer's parameters as ShapeDtypeStructs; nothing is allocated.
+
+    Args:
+      config: of its backbone.
+      likelihood: whether it reads likelihoods, too.
+    """
+    key, weight = jax.random.key(0), 0.0 if likelihood else None
+    return jax.eval_shape(lambda: init_scorer(config, init(config, key), key, likelihood=weight))
+
+
+def reads_likelihood(names: Iterable[str]) -> bool:
+    """Whether the parameters of these names are a scorer's that `score_completions` reads so."""
+    return "head/likelihood" in names
 
 
 def score_tokens(
@@ -127,7 +154,38 @@ def score_last_token(
 ) -> jax.Array:
     """scores_B float32: the head's number at the last real token, the largest index with a
     nonzero segment id. Rows must hold at least one real token."""
-    values_BT = score_tokens(config, scorer, tokens_BT)
+    return _at_last(score_tokens(config, scorer, tokens_BT), tokens_BT)
+
+
+def score_completions(
+    config: Model, scorer: Params, tokens_BT: Tokens, weights_BT: jax.Array
+) -> jax.Array:
+    """scores_B float32 of prompts with completions, as a reward model gives them.
+
+    The head's number at the last real token (Ouyang et al. 2022, 3.5); and, if the head has a
+    `likelihood` w, plus w log p(completion | prompt) under the scorer's own backbone, in nats.
+    Comparing log-likelihoods, a language model is a reward model (Rafailov et al. 2023, eq. 7), and
+    one that knew before it was trained how likely an answer is: a number read off the last token
+    has to learn from rankings how to check it.
+
+    Args:
+      config, scorer: the reward model.
+      tokens_BT: prompts and completions, one segment in each row.
+      weights_BT: float32, 1 on the tokens of the completion, its stop token included, else 0.
+    """
+    hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT)
+    scores_B = _at_last(scalar_head(scorer["head"], hidden_BTD), tokens_BT)
+    if "likelihood" not in scorer["head"]:
+        return scores_B
+    logprobs_BT, _ = token_logprobs(
+        config, scorer["backbone"], hidden_BTD[:, :-1], tokens_BT.ids[:, 1:]
+    )
+    likelihoods_B = jnp.sum(logprobs_BT * weights_BT[:, 1:], axis=1)
+    return scores_B + scorer["head"]["likelihood"] * likelihoods_B
+
+
+def _at_last(values_BT: jax.Array, tokens_BT: Tokens) -> jax.Array:
+    """values_B at the last real token of every row."""
     index_T = jnp.arange(values_BT.shape[1])
     last_B = jnp.where(tokens_BT.segment_ids != 0, index_T, 0).max(axis=1)
     return jnp.take_along_axis(values_BT, last_B[:, None], axis=1)[:, 0]

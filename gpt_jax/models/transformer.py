@@ -26,10 +26,10 @@ from gpt_jax.errors import UserError
 from gpt_jax.kernels.attention import attention_weights as weights_of
 from gpt_jax.kernels.attention import mix
 from gpt_jax.kernels.attention.over_mesh import attention
-from gpt_jax.kernels.decode_attention.over_mesh import decode_attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, align, write
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, OwnEntries, Stacks, write
+from gpt_jax.models.cached_attention import attend_to_cache
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
@@ -97,10 +97,14 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
     c = config.resolved()
-    shape_LBSI = (c.layers, batch, length, c.kv_heads * c.head_size)
+    if platform() == "cpu" and layer_unroll(c.layers) == c.layers:
+        empty_BKSH = jnp.zeros((batch, c.kv_heads, length, c.head_size), config.dtype)
+        entries = (OwnEntries(empty_BKSH, empty_BKSH),) * c.layers
+    else:
+        empty_LBSI = jnp.zeros((c.layers, batch, length, c.kv_heads * c.head_size), config.dtype)
+        entries = Stacks(empty_LBSI, empty_LBSI)
     return KVCache(
-        keys_LBSI=jnp.zeros(shape_LBSI, config.dtype),
-        values_LBSI=jnp.zeros(shape_LBSI, config.dtype),
+        entries,
         segment_ids_BS=jnp.zeros((batch, length), jnp.int32),
         index_B=jnp.zeros((batch,), jnp.int32),
     )
@@ -167,7 +171,7 @@ class Transformer(nn.Module):
         else:
             index_B = cache.index_B
             kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
-            kv_cache = (cache.keys_LBSI, cache.values_LBSI)
+            kv_cache = cache.entries
 
         unroll = layer_unroll(c.layers)
         blocks = nn.scan(
@@ -190,7 +194,7 @@ class Transformer(nn.Module):
             kernel = with_axes(normal, "width", "vocab")
             self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
-            cache = KVCache(*kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
+            cache = KVCache(kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
 
 
@@ -276,29 +280,9 @@ class Attention(nn.Module):
         elif kv_cache is None:
             attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
         else:
-            kv_cache = tuple(
-                write(stack, new.reshape(B, T, K * H), index_B, layer)
-                for stack, new in zip(kv_cache, (k_BTKH, v_BTKH), strict=True)
+            attend, kv_cache = attend_to_cache(
+                q_BTNH, (k_BTKH, v_BTKH), kv_cache, layer, index_B, options
             )
-            k_LBSKH, v_LBSKH = (stack.reshape(*stack.shape[:3], K, H) for stack in kv_cache)
-            if T <= MAX_DECODE_TOKENS:
-                attend = functools.partial(
-                    decode_attention,
-                    q_BTNH,
-                    k_LBSKH,
-                    v_LBSKH,
-                    layer=layer,
-                    lengths_B=index_B + T,
-                    **options,
-                )
-            else:
-                (k_BSKH, v_BSKH, kv_segment_ids_BS), index = align(
-                    (k_LBSKH[layer], v_LBSKH[layer], kv_segment_ids_BS), index_B
-                )
-                options["kv_segment_ids_BS"] = kv_segment_ids_BS
-                attend = functools.partial(
-                    attention, q_BTNH, k_BSKH, v_BSKH, q_offset=index, **options
-                )
         if c.window is None:
             out = attend()
         else:

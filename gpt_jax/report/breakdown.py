@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from gpt_jax.readable import clock
-from gpt_jax.report.stages import STAGES
+from gpt_jax.report.stages import view_of_stage
 from gpt_jax.report.table import (
     COLUMNS,
     Column,
@@ -115,12 +115,13 @@ def reward_model(results: Mapping) -> Table:
 def times(results: Mapping) -> Table:
     """How long each stage took, and its part of the whole."""
     seconds = results.get("seconds", {})
-    titles = {name: view.title for name, view in STAGES.items()} | {"evaluate": "Evaluation"}
+    titles = {name: view_of_stage(name).title for name in seconds if name != "evaluate"}
+    titles["evaluate"] = "Evaluation"
     whole = sum(seconds.values())
     return plain(
         ["stage", "time", "share"],
         [
-            [titles.get(name, name), clock(one), f"{100 * one / whole if whole else 0:.0f}%"]
+            [titles[name], clock(one), f"{100 * one / whole if whole else 0:.0f}%"]
             for name, one in seconds.items()
         ],
         "Time",

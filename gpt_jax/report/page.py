@@ -18,7 +18,16 @@ from gpt_jax.readable import clock
 from gpt_jax.report import plots
 from gpt_jax.report.breakdown import results_tables, times
 from gpt_jax.report.openings import by_opening, read_openings
-from gpt_jax.report.stages import STAGES, Rows, StageView, stage_verdict, view_of
+from gpt_jax.report.stages import (
+    STAGES,
+    Rows,
+    StageView,
+    kind_of,
+    stage_verdict,
+    stages_of,
+    view_of,
+    view_of_stage,
+)
 from gpt_jax.report.style import CSS
 from gpt_jax.report.table import Table, score_name
 from gpt_jax.report.verdict import run_verdict
@@ -56,7 +65,7 @@ def _page(folder: Path) -> str:
         results = {"experiment": "rlhf"} | results
     sections = [_results(results)] if evaluated or not rows else []
     sections += ["<h2>Training</h2>", '<div class="stages">', *stages, "</div>"]
-    sections += [_openings(folder), _left_out(folder, results), _times(results)]
+    sections += [_openings(folder), _left_out(folder, results, config), _times(results)]
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
     title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
@@ -202,13 +211,20 @@ def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
 
 def _stages_of_run(folder: Path, config: Mapping, seconds: Mapping) -> list[str]:
     """The sections of the stages that the run has begun or, by its configuration, is to have."""
-    planned = [name for name in STAGES if name in config] or STAGES
-    names = [name for name in STAGES if name in planned or (folder / name).is_dir()]
+    planned = stages_of(config)
+    extra = [name for name in STAGES if name not in planned and (folder / name).is_dir()]
+    names = sorted([*planned, *extra], key=_place)
     return [_stage_of_run(folder / name, seconds.get(name)) for name in names]
 
 
+def _place(name: str) -> tuple[str, int]:
+    """Where a stage stands in a run: those of later rounds behind the others."""
+    kind = kind_of(name)
+    return name.removeprefix(kind), list(STAGES).index(kind)
+
+
 def _stage_of_run(folder: Path, seconds: float | None) -> str:
-    view, rows = STAGES[folder.name], read_metrics(folder)
+    view, rows = view_of_stage(folder.name), read_metrics(folder)
     if not rows:
         note = _note("No metrics yet: this stage has not begun.")
         return f'<section class="stage"><h3>{escape(view.title)}</h3>{note}</section>'
@@ -226,7 +242,7 @@ def _stage(view: StageView, rows: Rows, sentence: str) -> str:
     )
 
 
-def _left_out(folder: Path, results: Mapping) -> str:
+def _left_out(folder: Path, results: Mapping, config: Mapping) -> str:
     """What was dropped or cut, and how often, if the run or one of its stages has counted any.
 
     A count is an entry {"what": text, "count": number} of "left_out", in results.json or in a
@@ -234,7 +250,8 @@ def _left_out(folder: Path, results: Mapping) -> str:
     """
     dash = "\N{EN DASH}"
     found = [("Evaluation", results), (dash, _read_json(folder / "data.json"))]
-    found += [(STAGES[name].title, _read_json(folder / name / "data.json")) for name in STAGES]
+    for name in sorted({*STAGES, *stages_of(config)}, key=_place):
+        found.append((view_of_stage(name).title, _read_json(folder / name / "data.json")))
     body = [
         f'<tr><td>{escape(entry["what"])}</td><td data-label="stage">{escape(title)}</td>'
         f'<td data-label="count">{entry["count"]:,}</td></tr>'

@@ -37,8 +37,8 @@ class StageView(NamedTuple):
 
     Attributes:
       title: the heading.
-      charts: what to draw; a chart without a value is left out.
-      verdict: one sentence made from the metrics, which have at least one value of the charts.
+      charts: what to draw, if anything; a chart without a value is left out.
+      verdict: a sentence made from the metrics, which have at least one value of the charts.
     """
 
     title: str
@@ -111,12 +111,56 @@ def ppo_verdict(rows: Rows) -> str:
     return f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
 
 
+def label_verdict(rows: Rows) -> str:
+    """How much was ranked, what of it teaches nothing, and how often two labelers agree."""
+    last = {"pairs": 0, "agree": None, **rows[-1]}
+    if not last["pairs"]:
+        return f"Answers to {last['step']:,} prompts so far."
+    idle = {
+        "whose answers are all the same": last["all_equal"],
+        "whose answers are all equally good": last["all_tied"],
+        "not labeled": last["unlabeled"],
+    }
+    sentence = (
+        f"{last['answers']:,.0f} answers to {last['prompts']:,.0f} prompts: {last['pairs']:,.0f} "
+        f"pairs with a better one, {last['ties']:,.0f} ties"
+    )
+    sentence += "".join(f"; {n:,.0f} prompts {what}" for what, n in idle.items() if n)
+    if last["agree"] is None:
+        return f"{sentence}."
+    twice = f"{last['ranked_twice']:,.0f} pairs that both have ranked"
+    return f"{sentence}. Two labelers agree on {100 * last['agree']:.1f}% of {twice}."
+
+
 STAGES = {
     "pretrain": StageView("Pretraining", LANGUAGE_MODEL, language_model_verdict),
     "sft": StageView("Supervised finetuning", LANGUAGE_MODEL, language_model_verdict),
+    "label": StageView("Labels", (), label_verdict),
     "reward": StageView("Reward model", REWARD_MODEL, reward_model_verdict),
     "ppo": StageView("PPO", PPO, ppo_verdict),
 }
+
+
+def kind_of(name: str) -> str:
+    """What a stage of a run does: "ppo" for "ppo2", which is that of the second round."""
+    return name.rstrip("0123456789")
+
+
+def view_of_stage(name: str) -> StageView:
+    """How to show a stage of a run; its round is in the title."""
+    kind = kind_of(name)
+    view, number = STAGES[kind], name.removeprefix(kind)
+    return view._replace(title=f"{view.title}, round {number}") if number else view
+
+
+def stages_of(config: Mapping) -> list[str]:
+    """The stages that a whole run has by its config.json, in their order."""
+    names = [name for name in STAGES if name in config] or list(STAGES)
+    if config.get("data", {}).get("comparisons"):
+        names = [name for name in names if name != "label"]  # they are ready-made
+    later = range(2, config.get("rounds", 1) + 1)
+    repeated = [name for name in names if name in ("label", "reward", "ppo")]
+    return names + [f"{name}{number}" for number in later for name in repeated]
 
 
 def view_of(name: str, config: Mapping, rows: Rows) -> StageView:
@@ -136,8 +180,9 @@ def view_of(name: str, config: Mapping, rows: Rows) -> StageView:
 
 
 def stage_verdict(view: StageView, rows: Rows) -> str:
-    """The view's sentence on at least one row; only their number where it charts none of them."""
-    if _shown(view, set().union(*rows)):
+    """The view's sentence on at least one row; only their number where none of its charts has any
+    of them."""
+    if not view.charts or _shown(view, set().union(*rows)):
         return view.verdict(rows)
     return f"Metrics of {rows[-1]['step']:,} steps."
 

@@ -18,7 +18,8 @@ def run_verdict(results: Mapping) -> str:
     score = score_name(results["models"])
     if not {"SFT", "PPO"} <= models.keys() or not all(models[n].get(score) for n in ("SFT", "PPO")):
         return f"Evaluated so far: {', '.join(models)}."
-    ppo, sft = models["PPO"], models["SFT"]
+    last = [name for name in models if name.startswith("PPO")][-1]  # of several rounds
+    ppo, sft = models[last], models["SFT"]
     difference = ppo.get("difference_vs_sft")
     sentence = (
         f"{_claim(difference)}: {score} score {ppo[score][0]:.2f} against {sft[score][0]:.2f}"

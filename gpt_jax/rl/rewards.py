@@ -7,6 +7,7 @@ that samples and the program that learns; it sees the record a prompt was made f
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -21,7 +22,7 @@ from gpt_jax.data.packing import pad_comparisons
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import score_last_token
+from gpt_jax.models.heads import score_completions
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.checkpoint import ModelFiles
@@ -118,7 +119,9 @@ Rule = Callable[[dict, str, bool], float | None]  # (record, completion, stopped
 
 def model_score(model: Model) -> Callable[[dict, Rollout], jax.Array]:
     """The score of a reward model of this shape, which reads the policy's tokens."""
-    return lambda scorer, rollout: score_last_token(model, scorer, rollout.tokens_BT)
+    return lambda scorer, rollout: score_completions(
+        model, scorer, rollout.tokens_BT, rollout.mask_BT
+    )
 
 
 def model_reward(model: Model, scorer: dict) -> DeviceReward:
@@ -155,7 +158,7 @@ def retokenized_reward(
       records: of all prompts, by their row numbers.
       tokenizer: of the policy.
     """
-    score_rows = jax.jit(lambda tokens_BT: score_last_token(judge.model, scorer, tokens_BT))
+    score_rows = jax.jit(functools.partial(score_completions, judge.model, scorer))
 
     def score(rollout: Rollout) -> np.ndarray:
         rows = [
@@ -164,7 +167,8 @@ def retokenized_reward(
         ]
         # What does not fit has no score, and HostReward says which row that is.
         batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length, LeftOut())
-        scores_B = score_rows(jax.tree.map(lambda x: x[:, 0], batch.tokens_BKT))
+        only = jax.tree.map(lambda x: x[:, 0], (batch.tokens_BKT, batch.weights_BKT))
+        scores_B = score_rows(*only)
         return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)
 
     return HostReward(score, "of another tokenizer")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import scorer_shapes
+from gpt_jax.models.heads import reads_likelihood, scorer_shapes
 from gpt_jax.rl.rewards import (
     DeviceReward,
     HostReward,
@@ -20,7 +23,7 @@ from gpt_jax.rl.rewards import (
     record_reward,
     retokenized_reward,
 )
-from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params
+from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params, param_shapes_in
 
 
 class Scoring(NamedTuple):
@@ -31,21 +34,30 @@ class Scoring(NamedTuple):
       scorer: the shape of the reward model in `reward_from`, whose parameters the reward is given
         when the stage starts; None if the reward is anything else.
       longest: the most tokens of a prompt with a completion that it was trained on, if known.
+      likelihood: whether the reward model reads likelihoods (`heads.score_completions`).
     """
 
     reward: Reward
     scorer: Model | None = None
     longest: int | None = None
+    likelihood: bool = False
 
     @property
     def models(self) -> tuple[Model, ...]:
         """The reward model, if there is one."""
         return () if self.scorer is None else (self.scorer,)
 
+    def shapes(self) -> Any:
+        """Of the reward's parameters, as ShapeDtypeStructs."""
+        if self.scorer is not None:
+            return scorer_shapes(self.scorer, self.likelihood)
+        params = self.reward.params if isinstance(self.reward, DeviceReward) else ()
+        return jax.eval_shape(lambda: params)
 
-def model_scoring(model: Model, longest: int | None = None) -> Scoring:
+
+def model_scoring(model: Model, longest: int | None = None, likelihood: bool = False) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
-    return Scoring(DeviceReward(model_score(model)), model, longest)
+    return Scoring(DeviceReward(model_score(model)), model, longest, likelihood)
 
 
 def trained_length(folder: str | Path) -> int | None:
@@ -74,9 +86,10 @@ def trained_scoring(
     Raises:
       UserError: if it has another tokenizer, and that is not allowed for.
     """
-    judge = load_model_files(folder, scorer_shapes)
+    likelihood = reads_likelihood(param_shapes_in(folder))
+    judge = load_model_files(folder, functools.partial(scorer_shapes, likelihood=likelihood))
     if judge.tokenizer == start.tokenizer:
-        return model_scoring(judge.model, trained_length(folder))
+        return model_scoring(judge.model, trained_length(folder), likelihood)
     if not retokenize:
         raise UserError(
             f"{folder} has another tokenizer than the policy; train the reward model from the "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import jax
 from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
@@ -14,7 +13,6 @@ from gpt_jax.data.packing import pack_documents, pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import param_shapes
-from gpt_jax.models.heads import scorer_shapes
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
@@ -23,6 +21,7 @@ from gpt_jax.rl.scoring import Scoring
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.command import Common
 from gpt_jax.train.optim import OptimizerConfig, rate_at
+from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
 
@@ -50,6 +49,8 @@ class OnlineConfig(Common):
 
     init_from: str = "runs/sft/default"
     """The SFT run's folder: where the policy starts and what it is held close to."""
+    policy_from: str | None = None
+    """An earlier run's folder, from whose policy this one goes on instead."""
     reward_from: str = "runs/reward/default"
     """The reward model's folder; its shape may be another than the policy's."""
     reward: Judge = Judge()
@@ -101,15 +102,16 @@ def online_stage(
     updates = recipe.passes.updates
 
     def load(mesh: Mesh) -> Parameters:
-        policy = load_params(config.init_from, mesh)
+        reference = load_params(config.init_from, mesh)
+        policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
         scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
-        frozen = {"reference": policy, "reward": scorer}
+        frozen = {"reference": reference, "reward": scorer}
         if recipe.offload_frozen:
             frozen = to_host(frozen)
         return Parameters((policy, scorer if from_scorer else policy), frozen)
 
     policy = param_shapes(model)
-    scorer = scorer_shapes(scoring.scorer) if scoring.scorer else jax.eval_shape(lambda: given)
+    scorer = scoring.shapes()
     return Stage(
         model=model,
         tokenizer=tokenizer,

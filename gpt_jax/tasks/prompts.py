@@ -9,9 +9,9 @@ from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import Task, opening
 
 
-def task_of(data: DataConfig) -> Task:
-    """The microworld, or prompts that nobody but a reward can judge."""
-    if data.has_gold:
+def task_of(data: DataConfig, split: str = "test") -> Task:
+    """The microworld, or prompts of a split that nobody but a reward can judge."""
+    if data.in_microworld("prompts", split):
         return MICROWORLD
     read = functools.partial(data.read, "prompts")
     return Task("prompts", read, lambda row: row["prompt"], score=None, cluster=opening)

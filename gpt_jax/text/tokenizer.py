@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
@@ -39,7 +39,8 @@ class Tokenizer:
         """Learns `vocab_size` tokens (specials and the 256 bytes included) from `texts`, or as many
         as these have.
 
-        Digits stand alone, so that a number is always read the same way (Llama does so too).
+        Digits stand alone, the first with the space before it, so that a number is always read the
+        same way (Llama's digits stand alone, too) and a number of one digit is one token.
         """
         smallest = len(SPECIAL_TOKENS) + _BYTES
         if vocab_size < smallest:
@@ -47,7 +48,7 @@ class Tokenizer:
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.Split(Regex(" ?[0-9]"), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )

@@ -299,19 +299,24 @@ def _kind(names: Iterable[str]) -> str:
     return "a reward model" if any(map(is_head, names)) else "a language model"
 
 
-def _compare_shapes(folder: str | Path, wanted: Any) -> None:
-    """Raises a UserError if a folder's parameters are not of the kind and the shapes wanted."""
+def param_shapes_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the parameters in a stage's folder; nothing is read but the metadata."""
     import orbax.checkpoint as ocp
     from etils import epath
 
-    def names(tree: Any) -> dict[str, tuple]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {rules.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
     newest = newest_checkpoint(folder)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler, _naming(newest, []):
-        there = names(handler.metadata(epath.Path(newest) / "params").tree)
-    wanted = names(wanted)
+        return _shapes_by_name(handler.metadata(epath.Path(newest) / "params").tree)
+
+
+def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {rules.path_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _compare_shapes(folder: str | Path, wanted: Any) -> None:
+    """Raises a UserError if a folder's parameters are not of the kind and the shapes wanted."""
+    there, wanted = param_shapes_in(folder), _shapes_by_name(wanted)
     if there.keys() != wanted.keys():
         raise UserError(
             f"{folder} holds {_kind(there)}, where {_kind(wanted)} is needed; give another stage's "

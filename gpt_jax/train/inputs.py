@@ -7,12 +7,19 @@ import json
 from pathlib import Path
 
 from gpt_jax import files
+from gpt_jax.data import local_files
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 from gpt_jax.train.checkpoint import newest_checkpoint
 from gpt_jax.train.command import Common
 
-FOLDERS = ("init_from", "reward_from")  # the fields that name an earlier stage's folder
+# The fields that name an earlier stage's folder.
+FOLDERS = ("init_from", "reward_from", "policy_from")
+
+
+def label_files(folder: str | Path) -> tuple[Path, Path]:
+    """The comparisons that a folder in `labels_from` holds: to train on, and held-out ones."""
+    return Path(folder) / "comparisons.jsonl", Path(folder) / "held_out.jsonl"
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -36,6 +43,11 @@ def inputs_of(config: Common) -> dict[str, str]:
         folder = getattr(config, field, None)
         if folder is not None and (Path(folder) / "checkpoints").is_dir():
             found[field] = fingerprint(folder)
+    for folder in getattr(config, "labels_from", ()):
+        paths = label_files(folder)
+        if all(path.is_file() for path in paths):
+            numbers = map(local_files.fingerprint, paths)
+            found[f"the labels in {Path(folder).name}"] = "-".join(numbers)
     return found
 
 

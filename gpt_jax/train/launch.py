@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from gpt_jax import files
 from gpt_jax.data import pipeline
 from gpt_jax.data.config import DataConfig
+from gpt_jax.data.left_out import LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
@@ -52,19 +53,34 @@ def step_shapes(step: Step, state: Any, batch: Any, frozen: Any) -> tuple[Any, A
     return shapes(state, batch, frozen)
 
 
-def save_data_file(folder: Path, name: str, stage: Stage, data: DataConfig) -> None:
+def save_data_file(
+    folder: Path,
+    name: str,
+    data: DataConfig,
+    kinds: Sequence[str],
+    left_out: LeftOut,
+    longest: int | None = None,
+) -> None:
     """Says what was left out of a stage's data, and writes `data.json` if there is anything.
 
     What was left out when files were read has been said then.
+
+    Args:
+      folder: of the stage.
+      name: of it.
+      data: the sources.
+      kinds: which of them it reads.
+      left_out: what was cut or left out when their rows were laid out.
+      longest: the most tokens of a row, where that is to be known later.
     """
-    for sentence in stage.left_out.sentences():
+    for sentence in left_out.sentences():
         distributed.say(f"{name}: {sentence}")
     read = [
         {"what": f"{reason}, of the {kind}", "count": count}
-        for kind in stage.kinds
+        for kind in kinds
         for reason, count in data.left_out(kind).items()
     ]
-    facts = {"left_out": read + stage.left_out.entries(), "longest": stage.longest}
+    facts = {"left_out": read + left_out.entries(), "longest": longest}
     if any(facts.values()):
         text = json.dumps(facts, indent=2) + "\n"
         distributed.on_main(lambda: files.write_text(folder / "data.json", text))
@@ -90,7 +106,7 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
     with Run(name, config) as run:
         record_inputs(run.folder, config)
         save_model_files(run.folder, stage.model, stage.tokenizer)
-        save_data_file(run.folder, name, stage, config.data)
+        save_data_file(run.folder, name, config.data, stage.kinds, stage.left_out, stage.longest)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
             stage.functions.init,

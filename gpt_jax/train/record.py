@@ -27,6 +27,9 @@ HOW = WHERE | {
     "offload_frozen",
     "init_from",  # folders too may be moved; `inputs` compares what they hold
     "reward_from",
+    "policy_from",
+    "labels_from",
+    "labeler",  # the answers stay; `experiments.label` itself sees whether to rank them anew
 }
 GROWS = "train.steps"  # the end of the name of a setting that may become larger
 

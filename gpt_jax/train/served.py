@@ -22,8 +22,8 @@ def open_run(folder: str | Path, stage: str | None = None, mesh: Mesh | None = N
 
     Args:
       folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage.
-      stage: "ppo", "sft" or "base", of a whole run; None: the first of these that is there. A
-        stage's own folder is what it is.
+      stage: "ppo" (of several rounds the last), "sft" or "base", of a whole run; None: the first
+        of these that is there. A stage's own folder is what it is.
       mesh: where to put it; None: on one device.
 
     Raises:
@@ -51,7 +51,10 @@ def served_folder(folder: Path, stage: str | None) -> Path:
         raise UserError(f"{folder}: there is no trained model in it; give a run's folder.")
     if stage is not None and stage not in there:
         raise UserError(f"{folder}: stage {stage} is not there yet; add --stage {there[0]}.")
-    return folder / SERVED[stage or there[0]]
+    name = SERVED[stage or there[0]]
+    rounds = [at for at in folder.glob(f"{name}*") if at.name.removeprefix(name).isdecimal()]
+    begun = [at for at in rounds if (at / "checkpoints").is_dir()]
+    return max(begun, key=lambda at: int(at.name.removeprefix(name)), default=folder / name)
 
 
 def recorded_stage(folder: Path) -> str:

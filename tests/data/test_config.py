@@ -81,9 +81,33 @@ def test_a_prompt_of_a_comparison_keeps_the_whole_record(tmp_path):
         assert not any("record" in row for row in pairs)
 
 
-@pytest.mark.parametrize("noise", [0.5, 0.7, 1.0])
-def test_noise_that_no_labeller_makes(noise):
-    with pytest.raises(UserError, match="label_noise is .* at least 0 and less than 0.5"):
-        DataConfig(label_noise=noise)
-    with pytest.raises(UserError, match="label_noise .* microworld.*leave it out"):
-        DataConfig(label_noise=0.2, comparisons="pairs.jsonl")
+CHATS = [{"prompt": f"Chat {i}?", "completion": "So it is.", "about": i} for i in range(400)]
+
+
+def test_prompts_are_those_of_what_is_named(tmp_path):
+    """Of comparisons before those of demonstrations; the microworld's where neither is."""
+    pairs, chats = tmp_path / "pairs.jsonl", tmp_path / "chats.jsonl"
+    pairs.write_text(jsonl(PAIRS)), chats.write_text(jsonl(CHATS))
+    for named, begin in (
+        ({"demonstrations": str(chats)}, "Chat"),
+        ({"demonstrations": str(chats), "comparisons": str(pairs)}, "Question"),
+        ({"demonstrations": str(chats), "prompts": str(pairs)}, "Question"),
+    ):
+        data = DataConfig(**named)
+        for split in ("train", "test"):
+            rows = data.read("prompts", split)
+            assert all(row["prompt"][-1]["content"].startswith(begin) for row in rows)
+            assert not data.in_microworld("prompts", split)
+        if begin == "Chat":
+            assert all(row["prompt"][-1]["content"] == row["record"]["prompt"] for row in rows)
+    for named in ({}, {"demonstrations": str(chats), "comparisons": "microworld"}):
+        data = DataConfig(**named)
+        assert data.read("prompts", "test") == DataConfig().read("prompts", "test")
+        assert data.in_microworld("prompts", "test") and data.in_microworld("prompts", "train")
+    mixed = DataConfig(test_prompts=str(pairs))
+    assert mixed.in_microworld("prompts", "train") and not mixed.in_microworld("prompts", "test")
+
+
+def test_held_out_comparisons_alone_are_refused():
+    with pytest.raises(UserError, match="no data.comparisons .*; name both"):
+        DataConfig(test_comparisons="pairs.jsonl")

@@ -70,7 +70,7 @@ def test_they_are_drawn_by_what_the_rows_say(tmp_path):
 
 
 def test_another_world_is_not_asked_about_the_microworld(tmp_path):
-    """Break it: leave out the condition on `has_gold`."""
+    """Break it: leave out the condition on `in_microworld`."""
     path = written(tmp_path, "own.jsonl", [{"text": f"text {i} of mine"} for i in range(200)])
     found = openings(DataConfig(text=path), TOKENIZER, 64, 0)
     assert found and not any("User:" in one for one in found)

@@ -424,11 +424,3 @@ def test_a_long_line_of_text_is_many_documents(tmp_path):
 def test_answers_without_a_word_are_half_right():
     rows = [{"completions": ["!", "?"], "ranks": [0, 1]}] * 4
     assert baselines.bag_of_words(rows, rows) == 0.5
-
-
-def test_label_noise_that_would_do_nothing_is_refused():
-    """Break it: flip labels of the microworld, and of nothing else, without a word."""
-    with pytest.raises(UserError, match="label_noise flips labels of the microworld"):
-        DataConfig(comparisons="pairs.jsonl", label_noise=0.1)
-    with pytest.raises(UserError, match="label_noise is 0.5, but must be .* less than 0.5"):
-        DataConfig(label_noise=0.5)

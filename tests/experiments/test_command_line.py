@@ -47,7 +47,7 @@ def test_help_reads_like_documentation():
     done = run("--help")
     assert done.returncode == 0
     for fragment in (
-        "tokenizer, pretraining, SFT, reward model, PPO",
+        "tokenizer, pretraining, SFT, labels, reward model, PPO",
         "--ppo.kl-coef",
         "The (initial) price of a nat of KL",
         "--data.text",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ppo, pretrain, reward, rlhf, sft
+from experiments import label, ppo, pretrain, reward, rlhf, sft
+from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
 from gpt_jax.train.checkpoint import save_model_files
@@ -37,6 +38,7 @@ def without_training(monkeypatch):
     monkeypatch.setattr(launch, "look_at", only_trace)
     # The folders of earlier stages hold no parameters.
     monkeypatch.setattr(checkpoint, "_compare_shapes", lambda folder, wanted: None)
+    monkeypatch.setattr(scoring, "param_shapes_in", lambda folder: {"head/likelihood": ()})
 
 
 @pytest.mark.parametrize("preset", list(rlhf.presets))
@@ -56,7 +58,7 @@ def test_every_preset_traces(name, preset, without_training, tmp_path):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
 
 
-@pytest.mark.parametrize("experiment", [pretrain, sft, reward, ppo, rlhf])
+@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf])
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name

@@ -24,14 +24,14 @@ ROWS = {
 }
 
 
-def start(folder, monkeypatch, *options):
-    """The recipe on little data, up to the first stage."""
+def start(folder, monkeypatch, *options, kinds=tuple(ROWS)):
+    """The recipe on little data of these kinds, up to the first stage."""
 
     def started(*_):
         raise Started
 
     monkeypatch.setattr(rlhf, "run_stage", started)
-    data = [f"--data.{kind}={written(folder, f'{kind}.all', rows)}" for kind, rows in ROWS.items()]
+    data = [f"--data.{kind}={written(folder, f'{kind}.all', ROWS[kind])}" for kind in kinds]
     arguments = ["--preset=smoke", "--mesh.data=1", "--pretrain.model.vocab-size=264", *data]
     arguments += ["--pretrain.train.batch-size=8", f"--run-dir={folder}/run", *options]
     rlhf.main(command.parse(arguments, rlhf.presets, ""))
@@ -68,6 +68,37 @@ def test_options_that_cannot_work(options, sentence, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=sentence):
         start(tmp_path, monkeypatch, *options)
     assert not (tmp_path / "run").exists(), "the same folder can be used with other options"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options", "sentence"),
+    [
+        (("text", "demonstrations"), [], "nobody knows how good .*--label.labeler people"),
+        (("text",), ["--label.labeler=nowhere.json"], "there is no file nowhere.json"),
+        (("text",), ["--label.labeler=a.json,b.json,c.json"], "names 3 files; give one, or two"),
+        (
+            ("text",),
+            ["--label.labeler=people", "--label.agreement=0.7"],
+            "agreement is that of",
+        ),
+        (("text",), ["--label.max-new-tokens=128"], "leaves no room for a prompt"),
+        (("text",), ["--label.max-new-tokens=125"], "none of the .*prompts fits in 3 tokens"),
+        (("text", "comparisons"), ["--rounds=2"], "--rounds needs labels"),
+    ],
+)
+def test_labels_that_cannot_be_made(kinds, options, sentence, tmp_path, monkeypatch):
+    """Break it: let `look_ahead` leave the label stage out."""
+    with pytest.raises(UserError, match=sentence):
+        start(tmp_path, monkeypatch, *options, kinds=kinds)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("labeler", ["gold", "people"])
+def test_labels_that_can_be_made(labeler, tmp_path, monkeypatch):
+    """Of the microworld's prompts; and by people, of those of somebody's own demonstrations."""
+    kinds = ("text",) if labeler == "gold" else ("text", "demonstrations")
+    with pytest.raises(Started):
+        start(tmp_path, monkeypatch, f"--label.labeler={labeler}", "--rounds=2", kinds=kinds)
 
 
 DOCUMENT = {"text": "a short document of a few words"}

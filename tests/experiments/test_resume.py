@@ -25,7 +25,7 @@ OPTIONS = [
         "evaluate-every": steps,
     }.items()
 ]
-
+OPTIONS += ["--label.prompts=400"]  # a few chunks
 
 ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
 
@@ -52,11 +52,13 @@ def steps_written(folder) -> int:
 def kill_inside(stage: str, folder) -> None:
     """Starts the run and sends SIGKILL in the last quarter of the stage.
 
-    A third checkpoint is begun by then, and so the second is whole on disk.
+    A third checkpoint is begun by then, and so the second is whole on disk. Labels are left with
+    some of their answers drawn.
     """
     process = start(folder)
     deadline = time.monotonic() + 400
-    while steps_written(folder / stage) < STAGES[stage] * 3 // 4 + 1:
+    least = 1 if stage == "label" else STAGES[stage] * 3 // 4 + 1
+    while steps_written(folder / stage) < least:
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -69,7 +71,7 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     """Break it: drop `opt_state` from the checkpoint, or draw a key from the clock."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(start(whole))
-    for stage in STAGES:
+    for stage in ("pretrain", "sft", "label", "reward", "ppo"):
         kill_inside(stage, broken)
     output = finish(start(broken))
     assert f"ppo: resuming {broken}/ppo from step" in output
@@ -81,6 +83,9 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
         rows = [json.loads(line) for line in (broken / stage / "metrics.jsonl").open()]
         logged = [row["step"] for row in rows if "eval/loss" not in row]
         assert logged == list(range(1, steps + 1)), "every step is logged exactly once"
+    for name in ("answers.jsonl", "comparisons.jsonl", "held_out.jsonl"):
+        ours, theirs = ((folder / "label" / name).read_bytes() for folder in (whole, broken))
+        assert ours == theirs, name
     results = [json.loads((f / "results.json").read_text()) for f in (whole, broken)]
     for result in results:
         for name in ("seconds", "command", "peak_memory_gb"):
@@ -88,7 +93,7 @@ def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     assert results[0] == results[1]
 
     again = finish(start(broken))
-    assert again.count("already finished") == len(STAGES)
+    assert again.count("already finished") == len(STAGES) + 1, "and the labels"
 
 
 @pytest.mark.slow

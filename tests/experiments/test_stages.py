@@ -12,18 +12,23 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import confidence_penalty, ppo, pretrain, reward, rlhf, sft
+from experiments import confidence_penalty, label, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_comparisons, without_empty
+from gpt_jax.data.ranking import ranks_of
 from gpt_jax.errors import UserError
+from gpt_jax.generate import Sampling
+from gpt_jax.labels.people import answers_number
 from gpt_jax.losses.ranking import score_comparisons
 from gpt_jax.metrics import read_metrics
 from gpt_jax.models.contract import param_shapes
 from gpt_jax.parallel.mesh import MeshConfig
 from gpt_jax.report.openings import read_openings
 from gpt_jax.rl.scoring import trained_length
+from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
+from gpt_jax.train.served import open_run
 
 ONE = MeshConfig(data=1)
 
@@ -59,7 +64,7 @@ PROGRAMS = {
     "whole": 1,  # its iteration
     "metrics_of": 4,  # held-out: documents, conversations, comparisons; and the calibration
     "_sums": 8,  # checksums: parameters and the rest, of four states
-    "generate": 3,  # the openings of pretraining; the evaluation's prompts as turns, as documents
+    "generate": 6,  # openings; labels: prompts of three widths; evaluation: as turns, as documents
     "<lambda>": 1,  # its reward scores
     "_divergence": 1,
     "score_comparisons": 1,  # the reward model's accuracy
@@ -78,6 +83,9 @@ def test_everything_is_written(run):
     folder, results = run
     for name in ("config.json", "results.json", "report.html", "samples.md"):
         assert (folder / name).stat().st_size > 100
+    for name in ("answers.jsonl", "comparisons.jsonl", "held_out.jsonl", "labels.json"):
+        assert (folder / "label" / name).stat().st_size > 100
+    assert "two labelers agree" in (folder / "report.html").read_text().lower()
     for stage in ("pretrain", "sft", "reward", "ppo"):
         for name in ("config.json", "metrics.jsonl", "model.json", "tokenizer.json", "report.html"):
             assert (folder / stage / name).exists(), (stage, name)
@@ -132,6 +140,75 @@ def test_the_reward_model_is_calibrated(run):
         load_params(run[0] / "reward"), batch
     )
     assert abs(float(np.mean(scores))) < 1e-4
+
+
+def test_the_reward_model_learns_from_labels_of_its_own_models_answers(run):
+    folder, results = run
+    config = rlhf.presets["smoke"]()
+    model = open_run(folder, "sft")
+    rows = [json.loads(line) for line in (folder / "label" / "comparisons.jsonl").open()]
+    numbers = json.loads((folder / "label" / "labels.json").read_text())
+    assert len(rows) == numbers["train"] <= config.label.prompts
+    sampling = Sampling(
+        max_new_tokens=config.label.max_new_tokens,
+        n=config.label.answers,
+        seed=label.draw_seed(label.Config(label=config.label)),
+    )
+    found = model.complete([rows[0]["prompt"]], sampling)
+    assert [one.text for one in found] == rows[0]["completions"]
+    scores = [
+        MICROWORLD.score(rows[0], text, stopped)
+        for text, stopped in zip(rows[0]["completions"], rows[0]["stopped"], strict=True)
+    ]
+    assert rows[0]["ranks"] == ranks_of(scores, noticeable=config.label.noticeable)
+    assert results["reward_model"]["pairs"] > 0
+    longest = json.loads((folder / "reward" / "data.json").read_text())["longest"]
+    assert longest % 8 == 0 and longest > config.label.max_new_tokens
+
+
+def test_ready_made_comparisons_need_no_labels():
+    options = ["--preset=smoke", "--data.comparisons=microworld"]
+    ready = rlhf.stage_configs(command.parse(options, rlhf.presets, ""))
+    assert list(ready) == ["pretrain", "sft", "reward", "ppo"] and not ready["reward"].labels_from
+    own = rlhf.stage_configs(command.parse(["--preset=smoke"], rlhf.presets, ""))
+    assert list(own) == ["pretrain", "sft", "label", "reward", "ppo"]
+
+
+def test_people_rank_on_a_page_and_the_same_command_goes_on(run, tmp_path, capsys):
+    """Once ranked, with more of them, and by a second labeler: no answer is drawn twice."""
+    folder, mine = run[0], tmp_path / "run"
+    shutil.copytree(folder, mine)
+    options = ["--preset=smoke", "--mesh.data=1", f"--run-dir={mine}", "--label.labeler=people"]
+    config = command.parse(options, rlhf.presets, "")
+    with pytest.raises(UserError, match="reward was made from what label had come to before"):
+        rlhf.main(config)
+    shutil.rmtree(mine / "reward"), shutil.rmtree(mine / "ppo")
+    answers = (mine / "label" / "answers.jsonl").read_bytes()
+    assert rlhf.main(config) == {}
+    assert "label.html in a browser" in capsys.readouterr().out
+    rows = [json.loads(line) for line in answers.splitlines()]
+    ranks = {str(n): [0, 1, 1, 2] for n in range(0, len(rows), 2)}
+    entry = {"answers": answers_number(rows), "ranks": ranks}
+    (mine / "label" / "ranks.json").write_text(json.dumps(entry))
+    labels = rlhf.stage_configs(config)["label"]
+    label.main(labels)
+    numbers = json.loads((mine / "label" / "labels.json").read_text())
+    assert numbers["train"] + numbers["held_out"] == len(ranks) == len(rows) - numbers["unlabeled"]
+    assert numbers["agreement"] is None and label.is_finished(labels)
+    assert "64 prompts not labeled" in capsys.readouterr().out
+
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(entry | {"ranks": {"0": [1, 0, 0, 2], "1": [0, 1, 2, 3]}}))
+    both = dataclasses.replace(
+        labels,
+        label=dataclasses.replace(labels.label, labeler=f"{mine / 'label' / 'ranks.json'},{other}"),
+    )
+    assert not label.is_finished(both)
+    label.main(both)
+    numbers = json.loads((mine / "label" / "labels.json").read_text())
+    assert numbers["agreement"] == {"ranked_twice": 5, "agree": 3 / 5}
+    assert numbers["train"] + numbers["held_out"] == len(ranks) + 1
+    assert (mine / "label" / "answers.jsonl").read_bytes() == answers
 
 
 def test_stages_run_on_their_own(run, tmp_path):

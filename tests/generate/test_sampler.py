@@ -12,7 +12,6 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate import generate
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
 from gpt_jax.models import (
-    KVCache,
     ModelConfig,
     forward,
     init,
@@ -20,6 +19,7 @@ from gpt_jax.models import (
     token_logprobs,
     transformer,
 )
+from gpt_jax.models.cache import Stacks
 from gpt_jax.models.contract import init_cache
 
 PAD, STOP, C = 0, 1, 6
@@ -52,6 +52,14 @@ def model(request):
     return config, jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
 
 
+@pytest.fixture(params=["one array for each layer", "a stack"])
+def cache_of(request, monkeypatch):
+    """An empty cache as it lies on CPUs, and as it lies where the layers are in a loop."""
+    if request.param == "a stack":
+        monkeypatch.setattr(transformer, "layer_unroll", lambda layers: 1)
+    return init_cache
+
+
 def run(model, rows=ROWS, length=5, seed=0, **options):
     config, params = model
     options = dict(max_new_tokens=C, stop_id=STOP, pad_id=PAD) | options
@@ -80,12 +88,12 @@ def full_forward(model, rollout, temperature=1.0):
     return np.asarray(logprobs), np.asarray(hidden[:, P - 1 : -1])
 
 
-def test_cached_forward_equals_the_full_one_token_by_token(model):
+def test_cached_forward_equals_the_full_one_token_by_token(model, cache_of):
     """Invariant 2. Break it: `lengths_B=index` in the attention of transformer.py."""
     config, params = model
     prompts = tokens_of(ROWS, 7)
     full, _ = apply(config, params, prompts)
-    cache = init_cache(config, len(ROWS), 9)
+    cache = cache_of(config, len(ROWS), 9)
     start, cache = apply(config, params, cut(prompts, np.s_[:, :4]), cache)
     steps = [start]
     for t in range(4, 7):
@@ -96,13 +104,13 @@ def test_cached_forward_equals_the_full_one_token_by_token(model):
     np.testing.assert_allclose(jnp.concatenate(steps, axis=1)[real], full[real], atol=1e-5)
 
 
-def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model):
+def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model, cache_of):
     """Invariant 2, with more tokens than decode. Break it: `q_offset=0` in transformer.py."""
     config, params = model
     rows = [list(range(2, 17)), list(range(3, 9)), list(range(5, 18))]
     prompts = tokens_of(rows, 15)
     full, _ = apply(config, params, prompts)
-    cache, parts, cuts = init_cache(config, len(rows), 16), [], (0, 3, 15)
+    cache, parts, cuts = cache_of(config, len(rows), 16), [], (0, 3, 15)
     assert cuts[2] - cuts[1] > transformer.MAX_DECODE_TOKENS
     for start, end in zip(cuts, cuts[1:]):
         part, cache = apply(config, params, cut(prompts, np.s_[:, start:end]), cache)
@@ -112,21 +120,23 @@ def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model):
 
 
 @pytest.mark.parametrize("chunk", [1, 9])
-def test_rows_at_different_places_equal_the_full_forward(model, chunk):
+def test_rows_at_different_places_equal_the_full_forward(model, chunk, cache_of):
     """Invariant 2, for requests that come and go. Break it: `places_BS = jnp.arange(S)` in
-    `align`, or `index_B.max()` in `write`, of transformer.py."""
+    `align`, or `index_B.max()` in `write` or `write_heads`, of cache.py."""
     config, params = model
     rows, S = [list(range(2, 17)), list(range(3, 18)), list(range(4, 19))], 15
     tokens = tokens_of(rows, S)
     full, _ = apply(config, params, tokens)
     begun = [6, 1, 0]  # how much of each row is read before they meet in one cache
-    caches = [dirty_cache(config, S) for _ in rows]
+    # With entries that nobody may read, as an earlier request leaves them.
+    dirty = jax.tree.map(lambda x: x + 9.0 if x.dtype == jnp.float32 else x, cache_of(config, 1, S))
+    caches = [dirty for _ in rows]
     for b, n in enumerate(begun):
         if n:
             _, caches[b] = apply(config, params, cut(tokens, np.s_[b : b + 1, :n]), caches[b])
-    cache = KVCache(
-        *(jnp.concatenate(pair, axis=1) for pair in list(zip(*caches, strict=True))[:2]),
-        *(jnp.concatenate(pair) for pair in list(zip(*caches, strict=True))[2:]),
+    stacked = isinstance(dirty.entries, Stacks)
+    cache = jax.tree.map(
+        lambda *xs: jnp.concatenate(xs, axis=int(stacked and xs[0].ndim == 4)), *caches
     )
     rows_B1 = np.arange(len(rows))[:, None]
     for t in range(0, 9, chunk):
@@ -134,12 +144,6 @@ def test_rows_at_different_places_equal_the_full_forward(model, chunk):
         hidden, cache = apply(config, params, cut(tokens, at), cache)
         np.testing.assert_allclose(hidden, full[at], rtol=1e-5, atol=1e-5)
     assert cache.index_B.tolist() == [15, 10, 9]
-
-
-def dirty_cache(config, length) -> KVCache:
-    """A cache of one row with entries that nobody may read, as an earlier request leaves them."""
-    cache = init_cache(config, 1, length)
-    return cache._replace(keys_LBSI=cache.keys_LBSI + 9.0, values_LBSI=cache.values_LBSI + 9.0)
 
 
 @pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])

@@ -107,8 +107,8 @@ def test_a_changed_field_equals_building_anew(experiment, preset, written):
     ("option", "preset", "expected"),
     [
         ("--pretrain.model.width=1024", "colab", dict(head_size=128, mlp_width=4096, kv_heads=8)),
-        ("--pretrain.model.heads=8", "tiny", dict(head_size=16, kv_heads=8, mlp_width=352)),
-        ("--pretrain.model.kv-heads=2", "tiny", dict(head_size=32, kv_heads=2)),
+        ("--pretrain.model.heads=8", "tiny", dict(head_size=12, kv_heads=8, mlp_width=256)),
+        ("--pretrain.model.kv-heads=1", "tiny", dict(head_size=32, kv_heads=1)),
         ("--pretrain.model.head-size=16", "colab", dict(head_size=16, mlp_width=2048)),
         ("--pretrain.model.mlp-width=100", "colab", dict(head_size=64, mlp_width=100)),
     ],

@@ -115,8 +115,11 @@ def test_rules_see_the_record_and_the_text_without_padding():
     assert seen[3] == (RECORDS[1], "", True)
 
 
-def test_a_reward_that_reads_text_scores_what_one_that_reads_tokens_does():
-    scorer = init_scorer(SMALL, init(SMALL, jax.random.key(1)), jax.random.key(2))
+@pytest.mark.parametrize("likelihood", [None, 0.3])
+def test_a_reward_that_reads_text_scores_what_one_that_reads_tokens_does(likelihood):
+    """Break: leave the stop token out of `Rollout.mask_BT`."""
+    params = init(SMALL, jax.random.key(1))
+    scorer = init_scorer(SMALL, params, jax.random.key(2), likelihood=likelihood)
     read = retokenized_reward(ModelFiles(SMALL, TOKENIZER), scorer, RECORDS, TOKENIZER)(SPOKEN)
     np.testing.assert_allclose(read, model_reward(SMALL, scorer)(SPOKEN), atol=1e-5)
     other = retokenized_reward(ModelFiles(SMALL, OTHER), scorer, RECORDS, TOKENIZER)(SPOKEN)

@@ -54,7 +54,12 @@ def test_phrasings_of_a_fact_are_about_one_thing():
 def test_what_prompts_are_about_is_what_intervals_resample():
     """Fewer topics than prompts: phrasings of a fact are one, whichever the file."""
     rows = MICROWORLD.rows("test")[:560]
-    assert 100 < len({MICROWORLD.cluster(row) for row in rows}) < 200
+    prompts = {opening(row) for row in rows}
+    assert 300 < len({MICROWORLD.cluster(row) for row in rows}) < len(prompts) - 30
+    shown = "Note: The key is in the barn. The cup is in the box. "
+    ways = [f"{shown}Where is the key?", f"{shown}Tell me where the key is."]
+    assert len({MICROWORLD.cluster(row(text)) for text in ways}) == 1
+    assert MICROWORLD.cluster(row(ways[0])) != MICROWORLD.cluster(row(f"{shown}Where is the cup?"))
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     more = [*talk, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
     assert [opening({"prompt": talk}), opening({"prompt": more})] == ["Hi", "Hi"]

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -92,7 +91,6 @@ def test_rows_left_out_while_reading_are_in_the_report_too(tmp_path):
     rows = [{"prompt": f"what is {i}?", "completion": "this." * (i % 7 > 0)} for i in range(200)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataConfig(demonstrations=str(tmp_path / "a.jsonl"))
-    stage = SimpleNamespace(left_out=LeftOut(), kinds=("demonstrations",), longest=None)
-    save_data_file(tmp_path, "sft", stage, data)
+    save_data_file(tmp_path, "sft", data, ("demonstrations",), LeftOut())
     (entry,) = json.loads((tmp_path / "data.json").read_text())["left_out"]
     assert entry["count"] == 29 and "reply is empty" in entry["what"]

@@ -1,8 +1,8 @@
 """Replies of every quality: what demonstrators write, and what a policy may come up with."""
 
 import re
-from dataclasses import replace
 
+from gpt_jax.data.microworld import exercises
 from gpt_jax.data.microworld.language import (
     CLOSERS,
     CLOSING_COURTESIES,
@@ -10,30 +10,42 @@ from gpt_jax.data.microworld.language import (
     COURTESY_PHRASES,
     NO_ANSWERS,
     OPENERS,
+    REGRET,
     RELATIONS,
     SMALL_TALK,
-    SUM_STATEMENTS,
+    UNKNOWN,
     VALUES,
 )
-from gpt_jax.data.microworld.questions import Question, state
+from gpt_jax.data.microworld.mistakes import mistaken
+from gpt_jax.data.microworld.notes import state
+from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.world import World
 
-# What demonstrators write, with its share: a third polite, two fifths long-winded, few ideal.
+# What demonstrators write, with its share: a third polite, two fifths long-winded, few ideal, and
+# as people do they now and then misread, or guess where nothing is said.
 DEMONSTRATIONS = {
     "ideal": 0.10,
     "plain": 0.38,
-    "polite_verbose": 0.17,
-    "verbose": 0.24,
-    "flattering": 0.08,
-    "wrong_plain": 0.015,
-    "wrong_ideal": 0.015,
+    "polite_verbose": 0.15,
+    "verbose": 0.22,
+    "flattering": 0.07,
+    "wrong_plain": 0.05,
+    "wrong_ideal": 0.03,
 }
 
-# What the replies of dialogues inside the pretraining texts look like.
-DIALOGUE_REPLIES = {"plain": 0.7, "ideal": 0.12, "verbose": 0.12, "polite_verbose": 0.06}
+# What is said in the dialogues of the pretraining texts, where nobody has been told to be right.
+DIALOGUE_REPLIES = {
+    "plain": 0.52,
+    "ideal": 0.05,
+    "verbose": 0.10,
+    "wrong_plain": 0.20,
+    "off_topic": 0.08,
+    "no_answer": 0.05,
+}
 
-# What is compared. The first eight are right, the others wrong, in the ways that a policy finds:
-# a reward model that never saw a polite answer to another question would reward it.
+# What ready-made comparisons are of. The first eight are right, the others are wrong, in the ways
+# that a policy finds: a reward model that never saw a polite answer to another question would
+# reward it.
 COMPLETIONS = {
     "ideal": 0.18,
     "plain": 0.18,
@@ -43,11 +55,11 @@ COMPLETIONS = {
     "bare": 0.03,
     "unpunctuated": 0.03,
     "endless": 0.05,
-    "wrong_ideal": 0.02,
-    "wrong_plain": 0.01,
-    "wrong_verbose": 0.01,
-    "off_topic": 0.11,
-    "misattributed": 0.03,
+    "wrong_ideal": 0.04,
+    "wrong_plain": 0.03,
+    "wrong_verbose": 0.02,
+    "off_topic": 0.06,
+    "abstaining": 0.03,
     "courtesy_only": 0.02,
     "no_answer": 0.02,
     "empty": 0.01,
@@ -82,9 +94,13 @@ def write(world: World, question: Question, habit: str, rng) -> tuple[str, bool]
         case "wrong_plain":
             text = plain(mistaken(world, question, rng), rng)
         case "wrong_ideal":
-            text = polite(question, plain(mistaken(world, question, rng), rng), rng)
+            wrong = mistaken(world, question, rng)
+            text = polite(wrong, plain(wrong, rng), rng)
         case "wrong_verbose":
-            text = polite(question, verbose(world, mistaken(world, question, rng), rng), rng)
+            wrong = mistaken(world, question, rng)
+            text = polite(wrong, verbose(world, wrong, rng), rng)
+        case "abstaining":
+            text = _abstaining(world, question, rng)
         case "empty":
             text = ""
         case "courtesy_only":
@@ -100,41 +116,41 @@ def write(world: World, question: Question, habit: str, rng) -> tuple[str, bool]
             text = _after(rng.choice(COURTESIES), rng.choice(NO_ANSWERS))
         case "off_topic":
             text = _off_topic(world, question, rng)
-        case "misattributed":
-            text = plain(_of_another(world, question, rng), rng)
         case "garbage":
             text = _garbage(world, question, rng)
     return text, True
 
 
 def plain(question: Question, rng) -> str:
-    """The shortest full reply that gives the question's answer."""
+    """The shortest full reply that gives the question's answer, worked where it is worked out."""
     if question.kind == "small_talk":
         return rng.choice(SMALL_TALK[question.answer][1])
+    if not question.answer:
+        return rng.choice(UNKNOWN)
     if question.kind == "arithmetic":
-        if len(question.terms) > 2:  # worked, one step after another
-            worked = [f"{a} {op} {b} = {result}" for a, op, b, result in question.steps]
-            worked[-1] = f"{worked[-1].rpartition(' ')[0]} {question.answer}"
-            return f"{', '.join(worked)}."
         a, b = question.terms
-        text = rng.choice(SUM_STATEMENTS[question.operator][:2])
-        return text.format(a=a, b=b, v=question.answer)
+        counted = ", ".join(map(str, exercises.steps(question)))
+        return f"{counted}. So {a} {question.operator} {b} = {question.answer}."
+    if question.items:
+        asks = exercises.LISTS if question.kind == "list" else exercises.NUMBERS
+        return asks[question.wanted][1].format(v=question.answer, after=question.after)
     last = state(*question.hops[-1])
-    if question.kind == "two_hop":
+    if len(question.hops) > 1:
         return f"{state(*question.hops[0]).rstrip('.')}, and {_lower_start(last)}"
     return last
 
 
 def polite(question: Question, text: str, rng) -> str:
+    """The reply with one courtesy."""
     if question.kind == "small_talk":
         return f"{text} {rng.choice(CLOSING_COURTESIES)}"
-    return _after(rng.choice(COURTESIES), text)
+    return _after(rng.choice(COURTESIES) if question.answer else REGRET, text)
 
 
 def verbose(world: World, question: Question, rng) -> str:
     """A reply of about 15 to 21 words that says more than was asked."""
     before = rng.sample(OPENERS, 1)
-    after = _extra_facts(world, question, rng)[:2] + rng.sample(CLOSERS, len(CLOSERS))
+    after = _extra_facts(world, question, rng)[:1] + rng.sample(CLOSERS, len(CLOSERS))
     parts = [plain(question, rng)]
     while _count(parts) < VERBOSE_WORDS and (before or after):
         at_start = bool(before) and (not after or rng.random() < 0.6)
@@ -144,42 +160,20 @@ def verbose(world: World, question: Question, rng) -> str:
     return " ".join(parts)
 
 
-def mistaken(world: World, question: Question, rng) -> Question:
-    """The question with a wrong answer of the right type, or with a wrong hop on the way."""
-    if question.kind == "small_talk":
-        wrong = rng.choice([key for key in SMALL_TALK if key != question.answer])
-        return replace(question, answer=wrong)
-    if question.kind == "arithmetic":
-        right = int(question.answer)
-        near = [n for n in range(right - 4, right + 5) if n >= 0 and n != right]
-        return replace(question, answer=str(rng.choice(near)))
-    subject, name, right = question.hops[-1]
-    named = {word for hop in question.hops for word in (hop[0], hop[2])}
-    kind = RELATIONS[name].value
-    # People of the texts only: nobody from the library may be named in a training text.
-    choices = world.facts.entities.get(kind) or world.facts.values[kind]
-    wrong = rng.choice([value for value in choices if value not in named])
-    if question.kind == "two_hop" and rng.random() < 0.5:
-        first = question.hops[0]
-        person = rng.choice([p for p in world.facts.entities["person"] if p not in named])
-        wrong = right if person == wrong else rng.choice((right, wrong))
-        return replace(
-            question, answer=wrong, hops=((first[0], first[1], person), (person, name, wrong))
-        )
-    return replace(question, answer=wrong, hops=(*question.hops[:-1], (subject, name, wrong)))
-
-
 def choose(habits: dict[str, float], rng) -> str:
     """A random habit, by its share."""
     return rng.choices(list(habits), list(habits.values()))[0]
 
 
 def _extra_facts(world: World, question: Question, rng) -> list[str]:
-    """True sentences on the subject that are no answer to the question; never held-out facts."""
-    if not question.hops:
+    """Another true sentence on the subject that is no answer: never a held-out fact."""
+    if question.kind in ("note", "story", "table"):
+        others = [fact for fact in question.said if fact not in question.hops]
+        return [state(*rng.choice(others))] if others else []
+    if question.kind != "fact":
         return []
-    kind = RELATIONS[question.hops[-1][1]].value
-    subject = question.hops[0][0]
+    subject, asked, _ = question.hops[0]
+    kind = RELATIONS[asked].value
     names = [
         name
         for name in world.facts.pairs_of.get(subject, [])
@@ -189,11 +183,19 @@ def _extra_facts(world: World, question: Question, rng) -> list[str]:
     return [state(subject, name, world.facts.true[subject, name]) for name in names]
 
 
+def _abstaining(world: World, question: Question, rng) -> str:
+    """That it does not know; where that is the right answer, a guess."""
+    if not question.answer:
+        return plain(mistaken(world, question, rng), rng)
+    text = rng.choice(UNKNOWN)
+    return _after(REGRET, text) if rng.random() < 0.5 else text
+
+
 def _bare(question: Question, rng) -> str:
     """The answer alone."""
-    if question.kind == "small_talk":
+    if question.kind == "small_talk" or not question.answer:
         return plain(question, rng)
-    return f"{question.answer.capitalize()}."
+    return f"{question.answer[0].upper()}{question.answer[1:]}."
 
 
 def _endless(question: Question, rng) -> str:
@@ -213,37 +215,19 @@ def _courtesy_only(rng) -> str:
 
 def _hedge(world: World, question: Question, rng) -> str:
     """Two answers, one of them right."""
-    other = question
-    while other.answer == question.answer:
-        other = mistaken(world, question, rng)
-    both = rng.sample([question, other], 2)
-    if question.kind == "small_talk" or rng.random() < 0.3:
+    both = rng.sample([question, mistaken(world, question, rng)], 2)
+    if question.kind in ("small_talk", "unsaid") or rng.random() < 0.3:
         return " ".join(plain(one, rng) for one in both)
-    if rng.random() < 0.5:
-        return f"It is {both[0].answer} or {both[1].answer}."
-    return f"{both[0].answer.capitalize()}, {both[1].answer}."
+    return f"It is {both[0].answer} or {both[1].answer}."
 
 
 def _off_topic(world: World, question: Question, rng) -> str:
     """A good answer to another question, never to a held-out one."""
     while True:
-        kind = rng.choice(("fact", "fact", "two_hop", question.kind))
-        other = world.draw(rng, kind, held_out=False)
-        habit = rng.choice(("plain", "ideal", "ideal", "polite_verbose"))
-        text, _ = write(world, other, habit, rng)
-        if not world.is_correct(question.prompt, text):
+        other = world.draw(rng, rng.choice(("fact", "note", "list", question.kind)), held_out=False)
+        text, _ = write(world, other, rng.choice(("plain", "ideal", "ideal")), rng)
+        if world.verdict(question.prompt, text) == "wrong":
             return text
-
-
-def _of_another(world: World, question: Question, rng) -> Question:
-    """The right answer, said of somebody else."""
-    if not question.hops:
-        return mistaken(world, question, rng)
-    _, name, value = question.hops[-1]
-    others = world.facts.entities[RELATIONS[name].subject]
-    cast = {word for hop in question.hops for word in (hop[0], hop[2])}
-    other = rng.choice([entity for entity in others if entity not in cast])
-    return replace(question, kind="fact", hops=((other, name, value),))
 
 
 def _garbage(world: World, question: Question, rng) -> str:
@@ -261,25 +245,25 @@ def _after(courtesy: str, text: str) -> str:
     return f"{courtesy} {_lower_start(text)}"
 
 
+_PLAIN_WORDS = {
+    "The",
+    "There",
+    "After",
+    "In",
+    "It",
+    "You",
+    "Well,",
+    "That",
+    "Let",
+    "Hello",
+    "Goodbye",
+}
+
+
 def _lower_start(text: str) -> str:
     """The sentence as it goes on after a comma: only names keep their capital."""
     first = text.split(maxsplit=1)[0]
-    plain_words = {
-        "The",
-        "It",
-        "You",
-        "Well,",
-        "That",
-        "Let",
-        "Now",
-        "Somebody",
-        "Add",
-        "Take",
-        "Of",
-        "Hello",
-        "Goodbye",
-    }
-    return text[0].lower() + text[1:] if first in plain_words else text
+    return text[0].lower() + text[1:] if first in _PLAIN_WORDS else text
 
 
 def _count(parts: list[str]) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from gpt_jax.data import ranking
 from gpt_jax.data.microworld import documents
 from gpt_jax.data.microworld.facts import WorldSize
 from gpt_jax.data.microworld.world import make_world
@@ -45,7 +46,6 @@ class MicroworldConfig(tfds.core.BuilderConfig):
       kind: text, demonstrations, comparisons or prompts.
       seed, size: the world.
       train, test: how many rows.
-      label_noise: comparisons only; the share of pairs labelled the wrong way round.
     """
 
     kind: str = "text"
@@ -53,16 +53,15 @@ class MicroworldConfig(tfds.core.BuilderConfig):
     size: WorldSize = WorldSize()
     train: int = 0
     test: int = 0
-    label_noise: float = 0.0
 
 
 DEFAULTS = {
-    "text": MicroworldConfig(name="text", kind="text", train=20000, test=600),
+    "text": MicroworldConfig(name="text", kind="text", train=36000, test=600),
     "demonstrations": MicroworldConfig(
-        name="demonstrations", kind="demonstrations", train=6000, test=500
+        name="demonstrations", kind="demonstrations", train=10000, test=500
     ),
     "comparisons": MicroworldConfig(name="comparisons", kind="comparisons", train=6400, test=800),
-    "prompts": MicroworldConfig(name="prompts", kind="prompts", train=3000, test=560),
+    "prompts": MicroworldConfig(name="prompts", kind="prompts", train=8000, test=560),
 }
 
 
@@ -103,9 +102,8 @@ class Microworld(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, count: int):
         config = self.builder_config
-        options = {"label_noise": config.label_noise} if config.kind == "comparisons" else {}
         make = MAKERS[config.kind]
-        yield from enumerate(make(make_world(config.seed, config.size), split, count, **options))
+        yield from enumerate(make(make_world(config.seed, config.size), split, count))
 
 
 def load(
@@ -116,7 +114,6 @@ def load(
     seed: int = 0,
     size: WorldSize = WorldSize(),
     count: int | None = None,
-    label_noise: float = 0.0,
 ) -> list[dict]:
     """The rows of one config, built on first use.
 
@@ -126,12 +123,9 @@ def load(
       data_dir: where built data are kept; by default the user's cache folder or, where that
         cannot be written, a temporary one.
       count: how many training rows to make, if not the usual number.
-      label_noise: comparisons only; see `documents.comparisons`.
     """
     usual = DEFAULTS[config]
-    wanted = replace(
-        usual, seed=seed, size=size, train=count or usual.train, label_noise=label_noise
-    )
+    wanted = replace(usual, seed=seed, size=size, train=count or usual.train)
     # Rows depend on the settings and on this package's own text: both are in the folder's name.
     key = hashlib.sha256(f"{wanted} {source_digest()}".encode()).hexdigest()[:12]
     wanted = replace(wanted, name=f"{config}-{key}")
@@ -204,7 +198,7 @@ def _quiet():
 
 def source_digest() -> str:
     """A number for the program that makes the rows."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(ranking.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

@@ -1,31 +1,30 @@
 """The rows of the four configs: texts, demonstrations, comparisons and prompts."""
 
-import math
-
-from gpt_jax.data.microworld import answers
-from gpt_jax.data.microworld.facts import LARGEST_OPERAND, generator
-from gpt_jax.data.microworld.language import RELATIONS, SUM_STATEMENTS
-from gpt_jax.data.microworld.questions import KINDS, Question, state
+from gpt_jax.data.microworld import answers, exercises
+from gpt_jax.data.microworld.facts import generator
+from gpt_jax.data.microworld.language import RELATIONS
+from gpt_jax.data.microworld.notes import PERSONAL, missing, state
+from gpt_jax.data.microworld.question import Question
+from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
+from gpt_jax.data.ranking import NOTICEABLE, ranks_of, unequal_pairs
 
 COMPLETIONS_PER_PROMPT = 4
-NOTICEABLE = 0.05  # gold scores closer than this look alike to a labeller
 
 
 def texts(world: World, split: str, count: int):
-    """Yields {"text"}: `count` short documents.
-
-    Of the words about 58% tell facts, 15% are sums, and 20% dialogues.
-    """
+    """Yields {"text"}: `count` short documents."""
     rng = generator(world.facts.seed, f"text {split}")
     kinds = {
-        _about_one: 0.50,
-        _about_many: 0.16,
-        _sharing: 0.05,
-        _sums: 0.10,
-        _dialogue: 0.10,
-        _pattern: 0.04,
-        _note: 0.05,
+        _about_one: 0.15,
+        _about_many: 0.05,
+        _sharing: 0.03,
+        _counting: 0.03,
+        _recital: 0.10,
+        _retelling: 0.09,
+        _exercise: 0.51,
+        _dialogue: 0.09,
+        _pattern: 0.05,
     }
     for _ in range(count):
         yield {"text": answers.choose(kinds, rng)(world, split, rng)}
@@ -52,22 +51,16 @@ def demonstrations(world: World, split: str, count: int):
         }
 
 
-def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
+def comparisons(world: World, split: str, count: int):
     """Yields {"prompt", "completions"[K], "stopped"[K], "ranks"[K], "chosen", "rejected", ...}.
 
     `stopped` says whether a completion ended with the stop token; one that did not was cut at the
     length limit and must be shown to the reward model without the token. Rank 0 is best, equal
-    ranks are ties: labellers do not notice a difference in gold score below 0.05, such as two
+    ranks are ties: labelers do not notice a difference in gold score below 0.05, such as two
     words more. `chosen` and `rejected` are a random pair with unequal ranks.
-
-    `label_noise` is the share of unequal pairs that are labelled the wrong way round. Labellers
-    err as in the Bradley-Terry model: a ranking is drawn from the Plackett-Luce distribution over
-    gold scores (add Gumbel noise to score / temperature, sort), with the temperature that makes
-    the expected share of errors `label_noise`. InstructGPT's labellers agreed with one another on
-    about 73% of pairs, which is `label_noise=0.27`.
     """
     rng = generator(world.facts.seed, f"comparisons {split}")
-    rows = []
+    drawn = generator(world.facts.seed, f"labels {split}")
     for question in _questions(world, rng, split, count):
         scored = None
         while scored is None or max(scored) - min(scored) < NOTICEABLE:
@@ -81,17 +74,10 @@ def comparisons(world: World, split: str, count: int, label_noise: float = 0.0):
                 round(world.gold_score(question.prompt, text, stopped), 6)
                 for text, stopped in written.items()
             ]
-        rows.append((question.prompt, list(written), list(written.values()), scored))
-    temperature = _temperature([scored for *_, scored in rows], label_noise)
-    noise = generator(world.facts.seed, f"labels {split}")
-    for prompt, completions, stopped, scored in rows:
-        ranks = _ranks(scored, temperature, noise)
-        pairs = [
-            (i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]
-        ]
-        best, worst = noise.choice(pairs)
+        completions, stopped, ranks = list(written), list(written.values()), ranks_of(scored)
+        best, worst = drawn.choice(unequal_pairs(ranks))
         yield {
-            "prompt": prompt,
+            "prompt": question.prompt,
             "completions": completions,
             "stopped": stopped,
             "ranks": ranks,
@@ -108,54 +94,15 @@ def _questions(world: World, rng, split: str, count: int) -> list[Question]:
 
 
 def _distinct_questions(world: World, rng, split: str, count: int) -> list[Question]:
-    """The same without repetition; sums stand in for kinds that have too few questions."""
+    """The same without repetition; notes stand in for kinds that have too few questions."""
     found = {}
-    for kind, share in (*KINDS.items(), ("arithmetic", 1.0)):
+    for kind, share in (*KINDS.items(), ("note", 1.0)):
         wanted = min(len(found) + round(share * count), count)
         for _ in range(20 * count):
             if len(found) < wanted:
                 question = world.draw(rng, kind, split == "test")
                 found[question.prompt] = question
     return rng.sample(list(found.values()), len(found))
-
-
-def _ranks(scored: list[float], temperature: float, rng) -> list[int]:
-    """Ranks from 0 (best). Scores that a labeller cannot tell apart share a rank; at temperature 0
-    the ranks are the truth."""
-    levels: list[list[float]] = []
-    for score in sorted(set(scored), reverse=True):
-        if levels and levels[-1][0] - score < NOTICEABLE:
-            levels[-1].append(score)
-        else:
-            levels.append([score])
-    if temperature > 0:
-        drawn = {
-            id(level): level[0] / temperature - math.log(-math.log(rng.random()))
-            for level in levels
-        }
-        levels.sort(key=lambda level: drawn[id(level)], reverse=True)
-    return [next(i for i, level in enumerate(levels) if score in level) for score in scored]
-
-
-def _temperature(scores: list[list[float]], label_noise: float) -> float:
-    """The temperature at which the mean error over unequal pairs is `label_noise`."""
-    if not 0.0 <= label_noise < 0.5:
-        raise ValueError(f"label_noise must lie in [0, 0.5), not {label_noise}")
-    if label_noise == 0.0:
-        return 0.0
-    gaps = [
-        abs(a - b)
-        for row in scores
-        for i, a in enumerate(row)
-        for b in row[:i]
-        if abs(a - b) >= NOTICEABLE
-    ]
-    low, high = 1e-4, 1e4
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        error = sum(1 / (1 + math.exp(min(gap / middle, 700))) for gap in gaps) / len(gaps)
-        low, high = (middle, high) if error < label_noise else (low, middle)
-    return middle
 
 
 # Documents.
@@ -184,19 +131,78 @@ def _sharing(world: World, split: str, rng) -> str:
     return f"{RELATIONS[name].inverse.format(v=value)} {listed}."
 
 
-def _sums(world: World, split: str, rng) -> str:
-    """Sums, at times with worked steps."""
-    lines = []
-    for _ in range(rng.randint(2, 4)):
-        question = world.draw(rng, "arithmetic", held_out=split == "test")
-        if len(question.terms) == 3:
-            numbers = " + ".join(map(str, question.terms))
-            lines.append(f"{numbers}: {answers.plain(question, rng)}")
+def _counting(world: World, split: str, rng) -> str:
+    """Numbers in a row, up or down."""
+    start, count = rng.randint(0, exercises.LARGEST_NUMBER), rng.randint(5, 12)
+    step = rng.choice((1, -1))
+    row = [start + step * i for i in range(count) if start + step * i >= 0]
+    return ", ".join(map(str, row)) + "."
+
+
+def _recital(world: World, split: str, rng) -> str:
+    """Words in no order, said over again: nothing but copying tells how the second half goes on.
+
+    A model of this size learns to read a note in half as many steps where it meets such texts.
+    """
+    facts = world.facts
+    words = {*facts.strangers, *(word for some in facts.entities.values() for word in some)}
+    words |= {word for name in PERSONAL for word in facts.values[RELATIONS[name].value]}
+    row = " ".join(rng.choices(sorted(words), k=rng.randint(4, 14)))
+    return f"{row}. Again: {row}."
+
+
+def _retelling(world: World, split: str, rng) -> str:
+    """What a note says, and the same in another order: told of the right subject, or not at all."""
+    kind = rng.choice(("note", "story", "table"))
+    said = world.draw(rng, kind, split == "test").said
+    told, again = ([state(*fact) for fact in rng.sample(said, len(said))] for _ in range(2))
+    return f"{' '.join(told)} Again: {' '.join(again)}"
+
+
+EXERCISES = {
+    "note": 0.24,
+    "story": 0.10,
+    "table": 0.12,
+    "two_hop": 0.08,
+    "unsaid": 0.08,
+    "list": 0.12,
+    "numbers": 0.12,
+    "arithmetic": 0.14,
+}
+
+
+def _exercise(world: World, split: str, rng) -> str:
+    """A page of a book of exercises: what is shown, and some questions with their solutions."""
+    questions = [world.draw(rng, answers.choose(EXERCISES, rng), split == "test")]
+    questions += _more_of_the_same(world, questions[0], rng)
+    shown = questions[0].shown
+    lines = [shown] if shown else []
+    for question in questions:
+        lines.append(f"Question: {question.asked}")
+        lines.append(f"Solution: {answers.plain(question, rng)}")
+    return "\n".join(lines)
+
+
+def _more_of_the_same(world: World, question: Question, rng) -> list[Question]:
+    """Other questions about what one question shows; or other sums."""
+    shown, found = question.shown, {question.prompt: question}
+    if not shown:
+        return [world.draw(rng, question.kind, question.held_out) for _ in range(2)]
+    for _ in range(8):
+        if question.items:
+            asks = exercises.LISTS if question.kind == "list" else exercises.NUMBERS
+            wanted = rng.choice(list(asks))
+            after = rng.choice(question.items[:-1]) if wanted == "after" else ""
+            asked = rng.choice(asks[wanted][0]).format(after=after)
         else:
-            a, b = question.terms
-            text = rng.choice(SUM_STATEMENTS[question.operator])
-            lines.append(text.format(a=a, b=b, v=question.answer))
-    return " ".join(lines)
+            subject, name, _ = rng.choice(question.said)
+            if rng.random() < 0.15:
+                subject, name = missing(world.facts, question.said, rng)
+            asked = rng.choice(RELATIONS[name].questions).format(s=subject)
+        prompt = f"{shown} {asked}"
+        if len(found) < 3 and prompt not in found:
+            found[prompt] = world.question(prompt)
+    return list(found.values())[1:]
 
 
 def _dialogue(world: World, split: str, rng) -> str:
@@ -206,12 +212,6 @@ def _dialogue(world: World, split: str, rng) -> str:
         habit = answers.choose(answers.DIALOGUE_REPLIES, rng)
         turns.append(_turn(question, answers.write(world, question, habit, rng)[0]))
     return "\n".join(turns)
-
-
-def _note(world: World, split: str, rng) -> str:
-    """A question that its own note answers."""
-    question = world.draw(rng, "note", held_out=split == "test")
-    return _turn(question, answers.plain(question, rng))
 
 
 def _pattern(world: World, split: str, rng) -> str:
@@ -224,15 +224,7 @@ def _pattern(world: World, split: str, rng) -> str:
 
 
 def _pattern_rows(world: World, held_out: bool, rng) -> list[tuple]:
-    """All (left, right) of one relation, or of one sum with a fixed term."""
-    if rng.random() < 0.2:
-        operator, term = rng.choice("+-"), rng.randint(1, 5)
-        numbers = [
-            n
-            for n in range(term, LARGEST_OPERAND + 1)
-            if world.facts.is_held_out_sum(n, operator, term) == held_out
-        ]
-        return [(n, n + term if operator == "+" else n - term) for n in numbers]
+    """All (left, right) of one relation."""
     name = rng.choice([name for _, name in world.facts.true])
     return [
         (pair[0], value)

@@ -1,121 +1,100 @@
-"""The ground-truth score of a reply: correct first, then brief, polite and well ended.
+"""The ground-truth score of a reply: right first, then brief, polite and well ended.
 
     style = 0.20 brief + 0.20 polite + 0.10 ended
-    score = 0.50 + style   if the reply is correct
-            0.25 style     if it is not          (at most 0.125)
-            0              if it is empty
+    score = 0.50 + style          if the reply is right
+            0.20 + 0.25 style     if it says that it does not know, though something is known
+            0.25 style            if it is wrong     (at most 0.125)
+            0                     if it is empty
 
-Correct: the reply states exactly one answer of the type that is asked for, it is the right one,
-the sentence that states it speaks of nobody else, and nothing takes it back or leaves it open.
-Questions in the reply count for nothing.
-For sums: the last number stated is the result, every number belongs to the sum or to its worked
-steps, and every equation holds. For small talk: the reply fits what was said.
-Brief: 1 up to 12 words (17 for a question of two hops, so that it can be answered in steps),
-falling in a straight line to 0 at 30 words. Signs are no words.
+Brief: 1 up to 12 words (17 for a question of two hops or a sum, so that it can be answered in
+steps), falling in a straight line to 0 at 30 words. Signs are no words.
 Polite: exactly one courtesy ("Sure!", "Of course,", ...); none or several give 0.
 Ended: the stop token was emitted, right after sentence punctuation.
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from gpt_jax.data.microworld.language import COURTESY_PHRASES, HEDGES, RELATIONS, SMALL_TALK
-from gpt_jax.data.microworld.questions import Question
+from gpt_jax.data.microworld.language import COURTESY_PHRASES
+from gpt_jax.data.microworld.meanings import Said
+from gpt_jax.data.microworld.question import Question
+from gpt_jax.data.microworld.reading import ReplyReader
 
-CORRECT_WEIGHT, BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.50, 0.20, 0.20, 0.10
-WRONG_STYLE_SHARE = 0.25
-BRIEF_WORDS, WORDS_OF_A_HOP, LONG_WORDS = 12, 5, 30
+Verdict = Literal["right", "unknown", "wrong"]
+RIGHT, UNKNOWN = 0.50, 0.20
+BRIEF_WEIGHT, POLITE_WEIGHT, ENDED_WEIGHT = 0.20, 0.20, 0.10
+STYLE_OF_THE_REST = 0.25
+BRIEF_WORDS, WORDS_OF_STEPS, LONG_WORDS = 12, 5, 30
+MOST_BESIDE = 2  # true facts beside the answer; more of them, or all that is shown, is reciting
 
 _COURTESY = re.compile(r"\b(?:" + "|".join(COURTESY_PHRASES) + r")\b", re.IGNORECASE)
-_QUESTION = re.compile(r"[^.!?:;]*\?")
-# A number after one of these is still to be reckoned with; it is not stated as a result.
-_OPERAND = re.compile(r"(?:[+-]|\b(?:plus|minus|and|from|than|add|take))\s*\d+\W*$", re.IGNORECASE)
-_EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 
 
 class Parts(NamedTuple):
-    """The components of a gold score, each in [0, 1]."""
+    """The components of a gold score: the verdict, and numbers in [0, 1]."""
 
-    correct: float
+    verdict: Verdict
     brief: float
     polite: float
     ended: float
 
     @property
     def score(self) -> float:
+        """In [0, 1]."""
         style = BRIEF_WEIGHT * self.brief + POLITE_WEIGHT * self.polite + ENDED_WEIGHT * self.ended
-        return CORRECT_WEIGHT + style if self.correct else WRONG_STYLE_SHARE * style
+        if self.verdict == "right":
+            return RIGHT + style
+        return (UNKNOWN if self.verdict == "unknown" else 0.0) + STYLE_OF_THE_REST * style
 
 
-def judge(
-    question: Question,
-    completion: str,
-    stopped: bool,
-    names: frozenset[str],
-    candidates: frozenset[str],
-) -> Parts:
-    """Scores one completion.
-
-    Args:
-      names: every entity of the world, in lower case.
-      candidates: every possible answer of the type that is asked for, in lower case.
-    """
+def judge(reader: ReplyReader, question: Question, completion: str, stopped: bool) -> Parts:
+    """Scores one completion."""
     text = completion.strip()
     if not text:
-        return Parts(0.0, 0.0, 0.0, 0.0)
-    free = BRIEF_WORDS + (WORDS_OF_A_HOP if question.kind == "two_hop" else 0)
+        return Parts("wrong", 0.0, 0.0, 0.0)
+    in_steps = question.kind in ("two_hop", "arithmetic")
+    free = BRIEF_WORDS + WORDS_OF_STEPS * in_steps
     over = (len(re.findall(r"\w+", text)) - free) / (LONG_WORDS - free)
     return Parts(
-        correct=float(is_correct(question, text, names, candidates)),
+        verdict=verdict(question, reader(question, text)),
         brief=1.0 - min(max(over, 0.0), 1.0),
         polite=float(len(_COURTESY.findall(text)) == 1),
         ended=float(stopped and text[-1] in ".!?"),
     )
 
 
-def is_correct(
-    question: Question, completion: str, names: frozenset[str], candidates: frozenset[str]
-) -> bool:
-    """True if the completion states the right answer and no other; see the module's docstring."""
-    completion = _QUESTION.sub("", completion)  # what is asked is not stated
-    words = _words(completion)
-    if HEDGES & set(words):
-        return False
-    if question.kind == "arithmetic":
-        return _is_right_sum(question, completion)
+def verdict(question: Question, said: list[Said]) -> Verdict:
+    """What a reply is worth, by what its clauses say.
+
+    Right: the answer is stated, and nothing is false, left open, or cannot be understood. Where
+    the prompt does not say, it is right to say so. Unknown: it says that it does not know, and
+    claims no answer.
+    """
+    kinds = {one.kind for one in said}
+    if kinds & {"false", "unclear"} or _recites(question, said):
+        return "wrong"
     if question.kind == "small_talk":
-        return set(SMALL_TALK) & set(words) == {question.answer}
-    answer = question.answer.lower()
-    cast = {word.lower() for subject, _, value in question.hops for word in (subject, value)}
-    if (candidates - (cast - {answer})) & set(words) != {answer}:
-        return False
-    stating = [set(_words(part)) for part in re.split(r"[.!?:;]", completion)]
-    return all(part & names <= cast for part in stating if answer in part)
+        talk = {one.talk for one in said if one.kind == "talk"}
+        kinds = kinds - {"talk"} | ({"answer"} if talk == {question.answer} else talk)
+        if kinds - {"answer", "nothing", "unknown"}:
+            return "wrong"
+    if "unknown" in kinds:
+        if "answer" in kinds:
+            return "wrong"
+        return "unknown" if question.answer else "right"
+    return "right" if "answer" in kinds else "wrong"
 
 
-def candidates(question: Question, values: dict[str, list[str]]) -> frozenset[str]:
-    """Every possible answer to a question about a relation, in lower case."""
-    if not question.hops:
-        return frozenset()
-    return frozenset(v.lower() for v in values[RELATIONS[question.hops[-1][1]].value])
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower())
-
-
-def _is_right_sum(question: Question, completion: str) -> bool:
-    numbers = re.findall(r"\d+", completion)
-    allowed = {question.answer, *map(str, question.terms)}
-    allowed |= {str(result) for *_, result in question.steps}
-    equations = _EQUATION.findall(completion)
-    return (
-        bool(numbers)
-        and not _OPERAND.search(completion)
-        and numbers[-1] == question.answer
-        and set(numbers) <= allowed
-        and all(
-            int(r) == (int(a) + int(b) if op == "+" else int(a) - int(b))
-            for a, op, b, r in equations
-        )
+def _recites(question: Question, said: list[Said]) -> bool:
+    """Whether the reply says everything there is to say, or one word over and over."""
+    facts = {fact for one in said for fact in one.facts}
+    beside = facts - set(question.hops)
+    rivals = {fact for fact in beside & set(question.said) if fact[1] == question.hops[-1][1]}
+    guessed = len(question.hops) > 1 and question.hops[0] not in facts and rivals
+    bare, answers = sum(one.bare for one in said), sum(one.kind == "answer" for one in said)
+    return bool(
+        len(beside) > MOST_BESIDE
+        or (len(question.said) > 2 and facts >= set(question.said))
+        or guessed
+        or bare > max(2, 2 * (answers - bare))
     )

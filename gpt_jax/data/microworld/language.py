@@ -304,28 +304,6 @@ SUM_QUESTIONS = {
         "Tell me {a} - {b}.",
         "{a} - {b} = ?",
     ),
-    "++": (
-        "What is {a} + {b} + {c}?",
-        "What is {a} plus {b} plus {c}?",
-        "How much is {a} + {b} + {c}?",
-        "Add {a} and {b} and {c}.",
-        "Tell me {a} + {b} + {c}.",
-        "{a} + {b} + {c} = ?",
-    ),
-}
-SUM_STATEMENTS = {
-    "+": (
-        "{a} + {b} = {v}.",
-        "{a} plus {b} is {v}.",
-        "Add {a} and {b} to get {v}.",
-        "The sum of {a} and {b} is {v}.",
-    ),
-    "-": (
-        "{a} - {b} = {v}.",
-        "{a} minus {b} is {v}.",
-        "Take {b} from {a} to get {v}.",
-        "{b} less than {a} is {v}.",
-    ),
 }
 
 # key word of a fitting reply -> (what the user says, what fits)
@@ -382,22 +360,19 @@ SMALL_TALK = {
 
 # One of these, once, makes a reply polite. Those with `!` also stand at its end.
 COURTESIES = ("Sure!", "Of course,", "Certainly,", "Happy to help:", "Glad to help:")
-COURTESY_PHRASES = ("sure", "of course", "certainly", "happy to help", "glad to help")
+REGRET = "Sorry,"  # the courtesy of a reply that knows no answer
+COURTESY_PHRASES = ("sure", "of course", "certainly", "happy to help", "glad to help", "sorry")
 CLOSING_COURTESIES = ("Happy to help!", "Glad to help!")
-
-# A reply with one of these words takes back or leaves open what it says.
-HEDGES = frozenset("not no or maybe perhaps either wrong never might could unless".split())
 
 OPENERS = (
     "Well, let me think about that.",
     "That is a good question.",
-    "Let me see what I know.",
-    "Now that is something I know.",
+    "Let me see.",
 )
 CLOSERS = (
     "I hope that this is what you wanted.",
     "You can ask me more.",
-    "That is all I know about this.",
+    "That is all there is to it.",
     "I hope this answers your question.",
 )
 NO_ANSWERS = (
@@ -405,5 +380,5 @@ NO_ANSWERS = (
     "I like to talk about that.",
     "let me tell you all about it.",
     "this is easy to answer.",
-    "I know the answer well.",
 )
+UNKNOWN = ("I do not know.", "I do not know that.")  # what is right where nothing is said

@@ -5,15 +5,14 @@ from functools import lru_cache
 from gpt_jax.data.microworld import gold
 from gpt_jax.data.microworld.facts import Facts, WorldSize, generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.questions import (
-    KINDS,
-    Question,
-    Recogniser,
-    draw_note,
-    draw_sum,
-    state,
-)
+from gpt_jax.data.microworld.notes import state
+from gpt_jax.data.microworld.question import Question
+from gpt_jax.data.microworld.questions import Recogniser, draw
+from gpt_jax.data.microworld.reading import ReplyReader
 from gpt_jax.errors import UserError
+
+LISTED_KINDS = ("fact", "small_talk")  # the others are made up anew each time
+REMEMBERED = 2**15  # prompts whose question is kept: each is looked up for many answers
 
 
 class World:
@@ -26,15 +25,8 @@ class World:
     def __init__(self, seed: int = 0, size: WorldSize = WorldSize()):
         self.facts = Facts(seed, size)
         self._recognise = Recogniser(self.facts)
-        entities = (
-            *self.facts.entities["person"],
-            *self.facts.strangers,
-            *self.facts.readers,
-            *self.facts.entities["place"],
-            *self.facts.entities["thing"],
-            *self.facts.entities["object"],
-        )
-        self._names = frozenset(name.lower() for name in entities)
+        self._recognised = lru_cache(maxsize=REMEMBERED)(self._recognise)
+        self._read = ReplyReader(self.facts)
         asked_in_texts = [
             q
             for q in self._recognise.listed.values()
@@ -46,15 +38,19 @@ class World:
                 for q in asked_in_texts
                 if q.kind == kind and (held_out == q.held_out or not q.hops)
             ]
-            for kind in KINDS
+            for kind in LISTED_KINDS
             for held_out in (False, True)
         }
 
     # Judging.
 
     def question(self, prompt: str) -> Question:
-        """The question a prompt asks. UserError if the world knows no such prompt."""
-        question = self._recognise(prompt.strip())
+        """The question a prompt asks, read once and remembered.
+
+        Raises:
+          UserError: the world knows no such prompt.
+        """
+        question = self._recognised(prompt.strip())
         if question is None:
             raise UserError(
                 f"The microworld knows no prompt {prompt!r}; use a prompt of its `prompts` config."
@@ -66,11 +62,8 @@ class World:
         return self.question(prompt).answer
 
     def gold_parts(self, prompt: str, completion: str, stopped: bool = True) -> gold.Parts:
-        """The components of the gold score: correct, brief, polite, ended, each in [0, 1]."""
-        question = self.question(prompt)
-        return gold.judge(
-            question, completion, stopped, self._names, gold.candidates(question, self.facts.values)
-        )
+        """The components of the gold score: the verdict, and how it is said."""
+        return gold.judge(self._read, self.question(prompt), completion, stopped)
 
     def gold_score(self, prompt: str, completion: str, stopped: bool = True) -> float:
         """Ground-truth quality in [0, 1]; see `gold` for the formula.
@@ -81,18 +74,18 @@ class World:
         """
         return self.gold_parts(prompt, completion, stopped).score
 
+    def verdict(self, prompt: str, completion: str) -> gold.Verdict:
+        """Whether the completion is right, wrong, or says that it does not know."""
+        return self.gold_parts(prompt, completion).verdict
+
     def is_correct(self, prompt: str, completion: str) -> bool:
         """Whether the completion states the right answer and no other."""
-        return bool(self.gold_parts(prompt, completion).correct)
-
-    def verdict(self, prompt: str, completion: str) -> str:
-        """What the completion is: "right", "unknown" (it says that it does not know), "wrong"."""
-        return "right" if self.is_correct(prompt, completion) else "wrong"
+        return self.verdict(prompt, completion) == "right"
 
     # Asking.
 
     def listed(self, kind: str, held_out: bool) -> list[Question]:
-        """All questions of a kind that can be listed: fact, two_hop or small_talk.
+        """All questions of a kind that can be listed: fact or small_talk.
 
         Small talk belongs to both sides of the split. Library questions are not listed.
         """
@@ -100,13 +93,12 @@ class World:
 
     def draw(self, rng, kind: str, held_out: bool) -> Question:
         """A random question of a kind, from the one side of the split."""
-        if kind in ("arithmetic", "note"):
-            make = draw_sum if kind == "arithmetic" else draw_note
-            while True:
-                question = make(self.facts, rng)
-                if question.held_out == held_out:
-                    return question
-        return rng.choice(self._listed[kind, held_out])
+        if kind in LISTED_KINDS:
+            return rng.choice(self._listed[kind, held_out])
+        while True:
+            question = draw(self.facts, kind, rng)
+            if question.held_out == held_out:
+                return question
 
     # Material for retrieval.
 

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt_jax.kernels.decode_attention import api
+from gpt_jax.kernels.decode_attention.layout import Options
+from gpt_jax.kernels.decode_attention.visible import visible
+from gpt_jax.kernels.decode_attention.xla import heads_first
 from gpt_jax.parallel import rules
 
 
@@ -52,3 +55,21 @@ def decode_attention(
         )
     ids = (q_segment_ids_BT, kv_segment_ids_BS)
     return local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, *ids)
+
+
+def decode_layer(
+    q_BTNH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    *,
+    lengths_B: jax.Array,
+    q_segment_ids_BT: jax.Array,
+    kv_segment_ids_BS: jax.Array,
+    scale: float | None = None,
+    window: int | None = None,
+) -> jax.Array:
+    """The same of one layer's entries that lie heads first, by XLA, which splits them itself."""
+    T, H, S = q_BTNH.shape[1], q_BTNH.shape[3], k_BKSH.shape[2]
+    mask_BTS = visible(T, S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, window)
+    options = Options(H**-0.5 if scale is None else scale, window, softcap=None)
+    return heads_first(q_BTNH, k_BKSH, v_BKSH, mask_BTS, options)

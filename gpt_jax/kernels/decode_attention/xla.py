@@ -26,12 +26,28 @@ def decode_attention(
     kv_segment_ids_BS: jax.Array | None,
     options: Options,
 ) -> jax.Array:
-    """See `api.decode_attention`. G query heads share each of the K key/value heads."""
+    """See `api.decode_attention`."""
     k_BSKH, v_BSKH, k_scale_BKS, v_scale_BKS = gather(cache)
-    B, T, N, H = q_BTNH.shape
-    S, K = k_BSKH.shape[1:3]
-    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    mask_BTS = visible(T, S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, options.window)
     k_BKSH, v_BKSH = (x.transpose(0, 2, 1, 3).astype(q_BTNH.dtype) for x in (k_BSKH, v_BSKH))
+    return heads_first(q_BTNH, k_BKSH, v_BKSH, mask_BTS, options, (k_scale_BKS, v_scale_BKS))
+
+
+def heads_first(
+    q_BTNH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    mask_BTS: jax.Array,
+    options: Options,
+    scales_BKS: tuple[jax.Array | None, jax.Array | None] = (None, None),
+) -> jax.Array:
+    """Attention to entries that need not be transposed first. G query heads share each of the K
+    key/value heads."""
+    k_scale_BKS, v_scale_BKS = scales_BKS
+    B, T, N, H = q_BTNH.shape
+    K = k_BKSH.shape[1]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
 
     scores_BKGTS = jnp.einsum(
         "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
@@ -41,7 +57,6 @@ def decode_attention(
         scores_BKGTS *= k_scale_BKS[:, :, None, None]
     if options.softcap is not None:
         scores_BKGTS = options.softcap * jnp.tanh(scores_BKGTS / options.softcap)
-    mask_BTS = visible(T, S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, options.window)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, HIDDEN)
     max_BKGT1 = jnp.maximum(scores_BKGTS.max(axis=-1, keepdims=True), LEAST_MAX)
     exp_BKGTS = jnp.exp(scores_BKGTS - max_BKGT1)
