@@ -236,7 +236,7 @@ def smoke() -> Config:
         reward=Reward(
             optimizer=OptimizerConfig(learning_rate=1e-3),
             train=TrainConfig(steps=10, batch_size=8, evaluate_every=10, checkpoint_every=5),
-            likelihood=0.5,
+            likelihood=1.2,
         ),
     )
 
@@ -247,7 +247,7 @@ def tiny() -> Config:
         reward=Reward(
             optimizer=OptimizerConfig(learning_rate=1e-3),
             train=TrainConfig(steps=0, batch_size=32, evaluate_every=100, checkpoint_every=100),
-            likelihood=0.5,
+            likelihood=1.2,
         ),
     )
 
@@ -258,7 +258,7 @@ def colab() -> Config:
         reward=Reward(
             optimizer=OptimizerConfig(learning_rate=1e-4),
             train=TrainConfig(steps=0, batch_size=64, evaluate_every=50, checkpoint_every=100),
-            likelihood=0.5,
+            likelihood=1.2,
         ),
     )
 

@@ -50,6 +50,7 @@ from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.gradient import GradientRecipe
+from gpt_jax.train.host import return_freed_memory
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
@@ -241,6 +242,7 @@ def timed(folder: Path, name: str, stage):
     """Runs a stage and adds its seconds to `seconds.json` (a resumed run adds to what it had)."""
     started = time.monotonic()
     result = stage()
+    return_freed_memory()
     path = folder / "seconds.json"
     seconds = seconds_of(folder)
     seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)

@@ -32,8 +32,17 @@ def rows(tmp_path_factory):
 
 def prompts_of(config, config_rows):
     if config == "demonstrations":
-        return [row["messages"][0]["content"] for row in config_rows]
+        return [asked for asked, _ in exchanges(config_rows)]
     return [row["prompt"] for row in config_rows]
+
+
+def exchanges(demonstrations):
+    """(question, reply) of every turn."""
+    return [
+        (asked["content"], replied["content"])
+        for row in demonstrations
+        for asked, replied in zip(*[iter(row["messages"])] * 2, strict=True)
+    ]
 
 
 def spoken(config, row):
@@ -182,8 +191,7 @@ def test_all_facts_are_told_in_text(rows):
 def test_demonstrators_are_of_mixed_habits(rows):
     """A few are wrong, fewer are ideal, and what is not is impolite or long-winded."""
     parts = [
-        WORLD.gold_parts(row["messages"][0]["content"], row["messages"][1]["content"])
-        for row in rows["demonstrations", "train"]
+        WORLD.gold_parts(asked, reply) for asked, reply in exchanges(rows["demonstrations", "train"])
     ]
     share = {
         "right": sum(p.verdict == "right" for p in parts) / len(parts),
@@ -202,8 +210,7 @@ def test_demonstrators_are_of_mixed_habits(rows):
 
 def test_where_nothing_is_said_demonstrators_say_so(rows):
     asked = [
-        (WORLD.question(row["messages"][0]["content"]), row["messages"][1]["content"])
-        for row in rows["demonstrations", "train"]
+        (WORLD.question(asked), reply) for asked, reply in exchanges(rows["demonstrations", "train"])
     ]
     unsaid = [reply for question, reply in asked if not question.answer]
     assert len(unsaid) > 300
@@ -249,8 +256,20 @@ def test_completions_that_never_end_say_so(rows):
     assert all(len(text) > 35 for text in endless)
 
 
+def test_some_demonstrations_have_several_turns(rows):
+    """Small talk comes between questions; a model that never saw that answers thanks with a sum."""
+    for split in ("train", "test"):
+        turns = [len(row["messages"]) // 2 for row in rows["demonstrations", split]]
+        assert set(turns) == {1, 2, 3} and 0.2 < sum(n > 1 for n in turns) / len(turns) < 0.5
+        for row in rows["demonstrations", split]:
+            assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (
+                len(row["messages"]) // 2
+            )
+            assert sum(len(m["content"].split()) for m in row["messages"]) <= 80
+
+
 def test_some_courtesies_are_used(rows):
-    replies = [row["messages"][1]["content"] for row in rows["demonstrations", "train"]]
+    replies = [reply for _, reply in exchanges(rows["demonstrations", "train"])]
     assert all(any(text.startswith(courtesy) for text in replies) for courtesy in COURTESIES)
 
 

@@ -10,6 +10,8 @@ from gpt_jax.data.microworld.world import World
 from gpt_jax.data.ranking import NOTICEABLE, ranks_of, unequal_pairs
 
 COMPLETIONS_PER_PROMPT = 4
+LATER_TURNS = KINDS | {"small_talk": 0.5}  # people greet, thank and take their leave in between
+LONGEST_CONVERSATION = 60  # words of a demonstration, so that it fits the smallest models
 
 
 def texts(world: World, split: str, count: int):
@@ -39,16 +41,21 @@ def prompts(world: World, split: str, count: int):
 
 
 def demonstrations(world: World, split: str, count: int):
-    """Yields {"messages"}: one question and a demonstrator's reply, in mixed habits."""
+    """Yields {"messages"}: one to three questions and a demonstrator's replies, in mixed habits."""
     rng = generator(world.facts.seed, f"demonstrations {split}")
-    for question in _questions(world, rng, split, count):
-        reply, _ = answers.write(world, question, answers.choose(answers.DEMONSTRATIONS, rng), rng)
-        yield {
-            "messages": [
+    for _ in range(count):
+        messages = []
+        for kinds in (KINDS, *[LATER_TURNS] * rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0]):
+            (question,) = _questions(world, rng, split, 1, kinds)
+            habit = answers.choose(answers.DEMONSTRATIONS, rng)
+            reply, _ = answers.write(world, question, habit, rng)
+            turn = [
                 {"role": "user", "content": question.prompt},
                 {"role": "assistant", "content": reply},
             ]
-        }
+            if _words(messages + turn) <= LONGEST_CONVERSATION or not messages:
+                messages += turn
+        yield {"messages": messages}
 
 
 def comparisons(world: World, split: str, count: int):
@@ -88,9 +95,9 @@ def comparisons(world: World, split: str, count: int):
         }
 
 
-def _questions(world: World, rng, split: str, count: int) -> list[Question]:
+def _questions(world: World, rng, split: str, count: int, kinds=KINDS) -> list[Question]:
     """Questions of mixed kinds from one side of the split."""
-    return [world.draw(rng, answers.choose(KINDS, rng), split == "test") for _ in range(count)]
+    return [world.draw(rng, answers.choose(kinds, rng), split == "test") for _ in range(count)]
 
 
 def _distinct_questions(world: World, rng, split: str, count: int) -> list[Question]:
@@ -235,3 +242,7 @@ def _pattern_rows(world: World, held_out: bool, rng) -> list[tuple]:
 
 def _turn(question: Question, reply: str) -> str:
     return f"User: {question.prompt}\nAssistant: {reply}"
+
+
+def _words(messages: list[dict]) -> int:
+    return sum(len(message["content"].split()) for message in messages)

@@ -52,7 +52,7 @@ def missing(facts: Facts, said: Sequence[Fact], rng) -> tuple[str, str]:
     subject, name, _ = rng.choice(said)
     people = RELATIONS[name].subject == "person"
     bridge = "friend" if people else "owner"
-    if rng.random() < 0.6 and all((subject, bridge) != fact[:2] for fact in said):
+    if rng.random() < 0.8 and all((subject, bridge) != fact[:2] for fact in said):
         return subject, bridge
     subjects = facts.strangers if people else facts.entities["object"]
     return rng.choice([s for s in subjects if all(s != other for other, *_ in said)]), name

@@ -11,13 +11,13 @@ from gpt_jax.data.microworld.language import RELATIONS, SMALL_TALK
 from gpt_jax.data.microworld.question import Question
 
 KINDS = {
-    "note": 0.20,
+    "note": 0.23,
     "story": 0.10,
-    "table": 0.12,
+    "table": 0.14,
     "two_hop": 0.06,
-    "unsaid": 0.12,
+    "unsaid": 0.10,
     "list": 0.08,
-    "numbers": 0.08,
+    "numbers": 0.05,
     "arithmetic": 0.08,
     "fact": 0.10,
     "small_talk": 0.06,
