@@ -75,7 +75,9 @@ class Quantized:
     def __getitem__(self, ids: jax.Array) -> jax.Array:
         """The rows of an embedding, dequantized in float32."""
         if self.axis != -1:
-            raise ValueError("only the rows of a matrix in blocks along its last axis are looked up")
+            raise ValueError(
+                "only the rows of a matrix in blocks along its last axis are looked up"
+            )
         rows = Quantized(self.values[ids], self.scales[ids], self.kind, self.axis)
         return rows.astype(jnp.float32)
 

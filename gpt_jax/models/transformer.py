@@ -194,5 +194,3 @@ class Embedding(nn.Module):
         if c.scale_embedding:
             x_BTD *= c.width**0.5
         return x_BTD.astype(c.dtype)
-
-
