@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
-from gpt_jax.models.contract import param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
 from gpt_jax.plan.estimate import Cost
@@ -28,9 +27,10 @@ from gpt_jax.rl.rewards import Reward, Rule
 from gpt_jax.rl.scoring import Scoring, model_scoring, own_scoring, trained_scoring
 from gpt_jax.rl.stage import OnlineConfig, OnlineRecipe, online_stage
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import ModelFiles, load_model_files
+from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
+from gpt_jax.train.origin import load_model_files, start_of
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 COST = Cost(learned=2, frozen=2, samples=True)
@@ -98,7 +98,7 @@ def main(
     """
 
     def stage(mesh: Mesh) -> Stage:
-        start = load_model_files(config.init_from, param_shapes)
+        start = start_of(config)
         if config.policy_from and load_model_files(config.policy_from) != start:
             raise UserError(
                 f"{config.policy_from} has another model or tokenizer than {config.init_from}; "

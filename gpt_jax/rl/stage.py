@@ -18,9 +18,9 @@ from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
 from gpt_jax.rl.rewards import DeviceReward
 from gpt_jax.rl.scoring import Scoring
-from gpt_jax.train.checkpoint import ModelFiles, load_params
-from gpt_jax.train.command import Common
+from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
+from gpt_jax.train.origin import Started, load_params, start_params
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
@@ -44,15 +44,17 @@ class Judge:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnlineConfig(Common):
+class OnlineConfig(Started):
     """What such an experiment takes besides its recipe."""
 
     init_from: str = "runs/sft/default"
-    """The SFT run's folder: where the policy starts and what it is held close to."""
+    """Where the policy starts and what it is held close to: a run folder, a Hugging Face folder,
+    hf:ORG/NAME or gguf:FILE."""
     policy_from: str | None = None
     """An earlier run's folder, from whose policy this one goes on instead."""
     reward_from: str = "runs/reward/default"
-    """The reward model's folder; its shape may be another than the policy's."""
+    """The reward model, from a run folder or elsewhere; its shape may be another than the
+    policy's."""
     reward: Judge = Judge()
 
 
@@ -102,7 +104,7 @@ def online_stage(
     updates = recipe.passes.updates
 
     def load(mesh: Mesh) -> Parameters:
-        reference = load_params(config.init_from, mesh)
+        reference = start_params(config, mesh)
         policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
         scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
         frozen = {"reference": reference, "reward": scorer}

@@ -190,9 +190,8 @@ def test_all_facts_are_told_in_text(rows):
 
 def test_demonstrators_are_of_mixed_habits(rows):
     """A few are wrong, fewer are ideal, and what is not is impolite or long-winded."""
-    parts = [
-        WORLD.gold_parts(asked, reply) for asked, reply in exchanges(rows["demonstrations", "train"])
-    ]
+    said = exchanges(rows["demonstrations", "train"])
+    parts = [WORLD.gold_parts(asked, reply) for asked, reply in said]
     share = {
         "right": sum(p.verdict == "right" for p in parts) / len(parts),
         "ideal": sum(p.score > 0.999 for p in parts) / len(parts),
@@ -209,9 +208,8 @@ def test_demonstrators_are_of_mixed_habits(rows):
 
 
 def test_where_nothing_is_said_demonstrators_say_so(rows):
-    asked = [
-        (WORLD.question(asked), reply) for asked, reply in exchanges(rows["demonstrations", "train"])
-    ]
+    said = exchanges(rows["demonstrations", "train"])
+    asked = [(WORLD.question(asked), reply) for asked, reply in said]
     unsaid = [reply for question, reply in asked if not question.answer]
     assert len(unsaid) > 300
     knows_not = sum("I do not know" in reply for reply in unsaid) / len(unsaid)
