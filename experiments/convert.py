@@ -2,7 +2,7 @@
 
     python -m experiments.convert runs/rlhf/tiny --output exported
     python -m experiments.convert runs/reward/default --output exported-reward
-    python -m experiments.convert gguf:SmolLM2-135M-Instruct.Q4_1.gguf --output smollm2 --dtype bfloat16
+    python -m experiments.convert gguf:SmolLM2.gguf --output smollm2 --dtype bfloat16
 
 The folder has config.json, generation_config.json, *.safetensors (several of at most 5 GB, with
 their index, where one does not do), and the tokenizer with its chat template. A reward model

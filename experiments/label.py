@@ -102,9 +102,8 @@ def make(config: Config, start: ModelFiles, mesh: Mesh) -> bool:
     )
     with writer as show:
         if len(read_answers(folder, asked.rows)) < len(asked.rows):
-            model = open_run(
-                config.init_from, mesh=mesh, context=config.context, dtype=config.dtype
-            )
+            limits = {"context": config.context, "dtype": config.dtype}
+            model = open_run(config.init_from, mesh=mesh, **limits)
             sampling = Sampling(
                 max_new_tokens=config.label.max_new_tokens,
                 n=config.label.answers,

@@ -5,6 +5,7 @@
     python -m experiments.rlhf --data.text corpus.txt --data.demonstrations chats.jsonl.gz \\
         --data.comparisons pairs.jsonl.gz --run-dir runs/rlhf/mine
     python -m experiments.rlhf --rounds 2
+    python -m experiments.rlhf --init-from hf:HuggingFaceTB/SmolLM2-135M-Instruct --context 256 ...
 
 Each stage is an experiment of its own; this file only composes them, in one run folder. Running
 the same command again resumes where it stopped. At the end it prints a table (`results.json`),
@@ -21,7 +22,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import rich
@@ -35,6 +36,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
 from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.text import TextModel
 from gpt_jax.labels.answers import FILE as ANSWERS
 from gpt_jax.labels.labeler import Label
 from gpt_jax.machine import machine, peak_memory_gb
@@ -46,12 +48,12 @@ from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
 from gpt_jax.tasks.prompts import task_of
-from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.gradient import GradientRecipe
 from gpt_jax.train.host import return_freed_memory
 from gpt_jax.train.launch import look_at, run_stage
+from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
 from gpt_jax.train.served import open_run
@@ -73,7 +75,15 @@ class Evaluate:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(command.Common):
     run_dir: str = "runs/rlhf/tiny"
+    init_from: str | None = None
+    """A model to finetune, in place of pretraining one: a run folder, a Hugging Face folder,
+    hf:ORG/NAME or gguf:FILE."""
+    context: Positive | None = None
+    """Of that model use no more than so many tokens of its context."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """What that model computes in."""
     pretrain: pretrain.Pretrain
+    """Not used with `--init-from`."""
     sft: GradientRecipe
     label: Label
     """Not used with ready-made `--data.comparisons`."""
@@ -89,6 +99,11 @@ class Config(command.Common):
         if self.rounds > 1 and self.data.comparisons:
             raise UserError(
                 "--rounds needs labels of the policy's own answers; leave --data.comparisons out"
+            )
+        if self.init_from is None and (self.context or self.dtype):
+            raise UserError(
+                "--context and --dtype are of the model in --init-from; of one that is pretrained "
+                "here give --pretrain.model.context-length and --pretrain.model.dtype"
             )
 
 
@@ -137,10 +152,16 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
     def shared(name: str) -> dict:
         return command.shared(config, run_dir=f"{folder}/{name}")
 
-    configs = {
-        "pretrain": pretrain.Config(**shared("pretrain"), pretrain=config.pretrain),
-        "sft": sft.Config(**shared("sft"), init_from=f"{folder}/pretrain", sft=config.sft),
-    }
+    configs = {}
+    if config.init_from is None:
+        configs["pretrain"] = pretrain.Config(**shared("pretrain"), pretrain=config.pretrain)
+    configs["sft"] = sft.Config(
+        **shared("sft"),
+        init_from=config.init_from or f"{folder}/pretrain",
+        context=config.context,
+        dtype=config.dtype,
+        sft=config.sft,
+    )
     start, labels, before = f"{folder}/sft", (), None
     for number in range(1, config.rounds + 1):
         end = "" if number == 1 else f"{number}"
@@ -173,8 +194,8 @@ def look_ahead(
     Returns:
       {stage: a function that runs it}; the function says whether the next stage may begin.
     """
-    model = configs["pretrain"].pretrain.model
-    start = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    start = base_files(config)
+    model = start.model
     reads_likelihood = config.reward.likelihood is not None
     stages, prompts_of = {}, functools.cache(lambda name: label.prompts_of(configs[name], start))
 
@@ -207,7 +228,7 @@ def look_ahead(
             prompts_of(name)
         else:
             stages[name] = prepare[kind_of(name)](configs[name], name)
-    evaluation_rows(config, start.tokenizer, LeftOut())
+    evaluation_rows(config, start, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
 
@@ -222,6 +243,21 @@ def look_ahead(
         return True
 
     return {name: functools.partial(run, name) for name in unfinished}
+
+
+def base_files(config: Config) -> ModelFiles:
+    """Shape and tokenizer of the model that is finetuned."""
+    if config.init_from is not None:
+        return start_of(stage_configs(config)["sft"])
+    this = stage_configs(config)["pretrain"]
+    return ModelFiles(this.pretrain.model, pretrain.tokenizer_of(this))
+
+
+def open_base(config: Config, mesh: Mesh) -> TextModel:
+    """The model that is finetuned, to be asked."""
+    if config.init_from is None:
+        return open_run(config.run_dir, "base", mesh)
+    return open_run(config.init_from, mesh=mesh, context=config.context, dtype=config.dtype)
 
 
 def publish(folder: Path, results: dict) -> None:
@@ -259,7 +295,7 @@ def seconds_of(folder: Path) -> dict[str, float]:
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    sft, base = (open_run(folder, name, mesh) for name in ("sft", "base"))
+    sft, base = open_run(folder, "sft", mesh), open_base(config, mesh)
     rounds = ["", *map(str, range(2, config.rounds + 1))]
     learned = {
         f"PPO, round {end}" if end else "PPO": open_run(folder / f"ppo{end}", mesh=mesh)
@@ -269,7 +305,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     preference = model_reward(sft.config, load_params(judge.run_dir, mesh))
     task = task_of(config.data)
     left_out = LeftOut()
-    rows = evaluation_rows(config, sft.tokenizer, left_out)
+    rows = evaluation_rows(config, ModelFiles(sft.config, sft.tokenizer), left_out)
     sampling = Sampling(
         max_new_tokens=config.ppo.max_new_tokens,
         temperature=config.ppo.temperature,
@@ -303,10 +339,10 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     }
 
 
-def evaluation_rows(config: Config, tokenizer: Tokenizer, left_out: LeftOut) -> list[dict]:
+def evaluation_rows(config: Config, start: ModelFiles, left_out: LeftOut) -> list[dict]:
     """The held-out prompts that every model answers, drawn by what they say."""
-    room = config.pretrain.model.context_length - config.ppo.max_new_tokens
-    rows = policies.fitting_rows(task_of(config.data), tokenizer, room, left_out)
+    room = start.model.context_length - config.ppo.max_new_tokens
+    rows = policies.fitting_rows(task_of(config.data), start.tokenizer, room, left_out)
     return sample_rows(rows, config.evaluate.prompts, config.seed)
 
 
