@@ -18,18 +18,14 @@ before; see the README for the numbers.
 
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import rich
 from jax.sharding import Mesh
 
 from experiments import label, ppo, pretrain, reward, sft
-from gpt_jax import files
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
@@ -43,7 +39,7 @@ from gpt_jax.machine import machine, peak_memory_gb
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
-from gpt_jax.report import results_table, run_verdict, write_report, write_samples
+from gpt_jax.report import publish
 from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
@@ -51,11 +47,11 @@ from gpt_jax.tasks.prompts import task_of
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.gradient import GradientRecipe
-from gpt_jax.train.host import return_freed_memory
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
+from gpt_jax.train.seconds import seconds_of, timed
 from gpt_jax.train.served import open_run
 
 
@@ -123,6 +119,8 @@ def main(config: Config) -> dict:
             return {}  # people are to go on
     with jax.set_mesh(mesh):
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
+    results |= {"seconds": seconds_of(folder), "peak_memory_gb": peak_memory_gb()}
+    results |= {"machine": machine()}
     distributed.on_main(lambda: publish(folder, results))
     return results
 
@@ -258,39 +256,6 @@ def open_base(config: Config, mesh: Mesh) -> TextModel:
     if config.init_from is None:
         return open_run(config.run_dir, "base", mesh)
     return open_run(config.init_from, mesh=mesh, context=config.context, dtype=config.dtype)
-
-
-def publish(folder: Path, results: dict) -> None:
-    """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
-    results["seconds"] = seconds_of(folder)
-    results |= {"peak_memory_gb": peak_memory_gb(), "machine": machine()}
-    files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_samples(folder, results["samples"])
-    write_report(folder)
-    rich.print(results_table(results))
-    print(run_verdict(results))
-    for entry in results["left_out"]:
-        print(f"evaluate: {entry['count']:,} {entry['what']}")
-    print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
-
-
-def timed(folder: Path, name: str, stage):
-    """Runs a stage and adds its seconds to `seconds.json` (a resumed run adds to what it had)."""
-    started = time.monotonic()
-    result = stage()
-    return_freed_memory()
-    path = folder / "seconds.json"
-    seconds = seconds_of(folder)
-    seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)
-    if distributed.is_main():
-        files.write_text(path, json.dumps(seconds))
-    return result
-
-
-def seconds_of(folder: Path) -> dict[str, float]:
-    """What the stages have taken so far."""
-    path = folder / "seconds.json"
-    return files.read_json(path, "remove it and run again") if path.is_file() else {}
 
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
