@@ -64,7 +64,10 @@ def make_encoders(backend: tokenizers.Tokenizer, tokens: Set[str], marks: Set[st
 
 def _without_space(described: dict) -> tuple[dict, bool]:
     """The same without a space in front, and whether only the first of all words has one."""
-    changed, only_first = copy.deepcopy(described), False
+    changed = described | copy.deepcopy(
+        {key: described.get(key) for key in ("normalizer", "pre_tokenizer")}
+    )
+    only_first = False
     for part in _parts(changed, "pre_tokenizer", "pretokenizers"):
         if part["type"] == "Metaspace":
             only_first |= part.get("prepend_scheme") == "first"

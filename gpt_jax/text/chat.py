@@ -17,7 +17,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.text.jinja import JinjaTemplate
 from gpt_jax.text.layout import Message as Message
 from gpt_jax.text.layout import Piece
-from gpt_jax.text.templates import OURS, TEMPLATES, Template
+from gpt_jax.text.template import Template
+from gpt_jax.text.templates import OURS, TEMPLATES
 from gpt_jax.text.tokenizer import Tokenizer
 
 NEXT_LINE = "\nUser:"  # in a plain document, where what the assistant says is over

@@ -10,6 +10,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from gpt_jax.errors import UserError
 from gpt_jax.text.folders import MEND, Found
+from gpt_jax.text.gguf_fields import read_fields
 
 _CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
 
@@ -83,19 +84,11 @@ def _cutting(path: Path, pre: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """The file's keys and values; the weights are not read."""
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: to read GGUF files, `pip install gguf` first") from error
-    try:
-        fields = GGUFReader(path).fields
-        names = [name for name in fields if name.startswith("tokenizer.")]
-        found = {name: fields[name].contents() for name in names}
-    except (OSError, ValueError, LookupError, OverflowError) as error:
-        raise UserError(f"{path} is damaged or no GGUF file ({error}); {MEND}") from error
-    needed = [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")]
+    """The keys and values of a file that holds a whole tokenizer."""
+    found = read_fields(path)
+    needed = [f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type")]
+    needed += ["tokenizer.ggml.merges"] * (found.get("tokenizer.ggml.model") == "gpt2")
     missing = [name for name in needed if name not in found]
-    if "tokenizer.ggml.model" not in found or found["tokenizer.ggml.model"] == "gpt2" and missing:
-        raise UserError(f"{path}: there is no whole tokenizer in it ({missing}); {MEND}")
+    if missing:
+        raise UserError(f"{path} holds no whole tokenizer: it lacks {', '.join(missing)}; {MEND}")
     return found

@@ -46,7 +46,7 @@ class JinjaTemplate:
           UserError: if the template refuses the conversation or, where a mask is wanted, its turns
             do not nest or nothing ends what the assistant says.
         """
-        safe, hidden = _hide(messages, marks.specials)
+        safe, hidden = _hide(messages, marks)
         whole = self._render(safe, marks, waiting)
         spans = []
         for number, message in enumerate(safe):
@@ -145,7 +145,7 @@ def _ends(template: JinjaTemplate, marks: Marks) -> Ends:
     return Ends(before, "" if specials.search(space) else space, closing.group() if closing else "")
 
 
-def _hide(messages: Sequence[Message], specials: tuple[str, ...]) -> tuple[list[Message], list]:
+def _hide(messages: Sequence[Message], marks: Marks) -> tuple[list[Message], list[str]]:
     """The messages with placeholders for all that could be read as a special token, or become one
     together with what the template writes beside it; and what the placeholders stand for."""
     hidden: list[str] = []
@@ -154,34 +154,46 @@ def _hide(messages: Sequence[Message], specials: tuple[str, ...]) -> tuple[list[
         hidden.append(text)
         return f"\ue000{_KEY}_{len(hidden) - 1}\ue001"
 
-    patterns = _patterns(specials)
+    def safe(text: str, specials: tuple[str, ...]) -> str:
+        edges = _edges(specials)
+        text = edges.whole.sub(lambda found: hide(found.group()), text)
+        core = text.strip()  # a template may trim the white space around it
+        if not core or any(core in special for special in specials):
+            return text.replace(core, hide(core)) if core else text
+        sizes = range(min(edges.longest, len(core)), 0, -1)
+        head = next((n for n in sizes if core[:n] in edges.heads), 0)
+        tail = len(core) - next((n for n in sizes if core[-n:] in edges.tails), 0)
+        head = min(head, tail)
+        parts = [hide(core[:head]) if head else "", core[head:tail]]
+        parts += [hide(core[tail:]) if core[tail:] else ""]
+        return text.replace(core, "".join(parts))
 
-    def safe(content: Any) -> Any:
-        if not isinstance(content, str):
-            return content
-        if any(content in special for special in specials) and content:
-            return hide(content)
-        content = patterns.whole.sub(lambda found: hide(found.group()), content)
-        content = patterns.tail.sub(lambda found: hide(found.group()), content)
-        return patterns.head.sub(lambda found: found.group(1) + hide(found.group(2)), content)
-
-    return [{key: safe(value) for key, value in message.items()} for message in messages], hidden
+    found = []
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if not re.fullmatch(r"\w+", role):
+            raise UserError(f"a turn has the role {role!r}; give a role of one word")
+        specials = marks.declared if role == "assistant" else marks.specials
+        found.append(Message(role=role, content=safe(content, specials)))
+    return found, hidden
 
 
-class _Patterns(NamedTuple):
-    whole: re.Pattern  # a special token
-    head: re.Pattern  # the end of one, at the beginning of a text
-    tail: re.Pattern  # the beginning of one, at the end of a text
+class _Edges(NamedTuple):
+    """What of special tokens a text may hold: whole ones, and at its edges parts of one."""
+
+    whole: re.Pattern
+    heads: frozenset[str]  # ends of them, with which a text may begin
+    tails: frozenset[str]  # beginnings of them, with which it may end
+    longest: int
 
 
 @functools.lru_cache(maxsize=8)
-def _patterns(specials: tuple[str, ...]) -> _Patterns:
-    heads = {text[i:] for text in specials for i in range(1, len(text))}
-    tails = {text[:i] for text in specials for i in range(1, len(text))}
-    return _Patterns(  # a template may trim the white space around a text
+def _edges(specials: tuple[str, ...]) -> _Edges:
+    return _Edges(
         re.compile(any_of(specials)),
-        re.compile(rf"\A(\s*)({any_of(heads)})"),
-        re.compile(rf"(?:{any_of(tails)})(?=\s*\Z)"),
+        frozenset(text[i:] for text in specials for i in range(1, len(text))),
+        frozenset(text[:i] for text in specials for i in range(1, len(text))),
+        max(map(len, specials), default=0),
     )
 
 

@@ -23,6 +23,8 @@ class Marks(NamedTuple):
     Attributes:
       bos, eos, pad: as its files name them; "" for one that it lacks.
       specials: all of them.
+      declared: those that the tokenizer itself calls special. Others a template is made of, as
+        <think>, which the assistant may say.
       stops: those that end what the assistant says, or a document.
     """
 
@@ -30,6 +32,7 @@ class Marks(NamedTuple):
     eos: str
     pad: str
     specials: tuple[str, ...]
+    declared: tuple[str, ...]
     stops: tuple[str, ...]
 
     def fill(self, text: str) -> str:

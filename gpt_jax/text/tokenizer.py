@@ -14,7 +14,8 @@ from gpt_jax.text import backends, folders, gguf_vocabulary
 from gpt_jax.text.folders import Found
 from gpt_jax.text.jinja import JinjaTemplate
 from gpt_jax.text.layout import Marks, any_of
-from gpt_jax.text.templates import OURS, TEMPLATES, Template, named
+from gpt_jax.text.template import Template
+from gpt_jax.text.templates import OURS, TEMPLATES, named
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", *OURS.tokens)
 _BYTES = 256
@@ -71,7 +72,8 @@ class Tokenizer:
         # A template may be made of tokens that are not declared special, as some of Qwen's are.
         used = {token.content for token in added.values() if _is_used(token.content, template)}
         ordered = tuple(sorted(declared | used))
-        marks = Marks(found.bos or "", eos, found.pad or "", ordered, ())
+        own = tuple(sorted(declared))
+        marks = Marks(found.bos or "", eos, found.pad or "", ordered, own, stops=())
         end = (template.ends(marks).closing if template else "") or eos
         between = eos if eos != end else next(filter(self.has, _BETWEEN_DOCUMENTS), eos)
         between = found.document or between
