@@ -98,22 +98,34 @@ def _with_names(folder: Path, backend: tokenizers.Tokenizer) -> Found:
     config, names = _config(folder), _optional(folder / "special_tokens_map.json")
     _mark_added(config, backend)
 
-    def token(*keys: str) -> str | None:
-        """The token that one of these keys names, and that the vocabulary has."""
+    def token(*keys: str, needed: bool = True) -> str | None:
+        """The token that the first of these keys names."""
         values = [source.get(key) for key in keys for source in (config, names)]
         texts = [value.get("content") if isinstance(value, dict) else value for value in values]
-        known = (t for t in texts if isinstance(t, str) and backend.token_to_id(t) is not None)
-        return next(known, None)
+        text = next((text for text in texts if isinstance(text, str)), None)
+        if text is None or backend.token_to_id(text) is not None:
+            return text
+        if needed:
+            raise UserError(
+                f"{folder}: its {keys[0]} is {text!r}, which the vocabulary lacks; name another in "
+                "tokenizer_config.json"
+            )
+        return None
 
-    stops = _optional(folder / "generation_config.json").get("eos_token_id", [])
-    stops = [backend.id_to_token(i) for i in (stops if isinstance(stops, list) else [stops])]
-    stops += [t for t in config.get("stop_tokens", []) if backend.token_to_id(t) is not None]
+    ids = _optional(folder / "generation_config.json").get("eos_token_id")
+    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    stops = [backend.id_to_token(number) for number in ids]
+    if None in stops:
+        raise UserError(
+            f"{folder / 'generation_config.json'} ends texts with the token "
+            f"{ids[stops.index(None)]}, which the vocabulary lacks; name others as eos_token_id"
+        )
     return Found(
         backend,
         token("bos_token"),
         token("eos_token", "sep_token"),
-        token("pad_token"),
-        tuple(filter(None, stops)),
+        token("pad_token", needed=False),  # padding is known without it
+        (*stops, *config.get("stop_tokens", ())),
         _template(folder, config),
         token("document_token"),
     )

@@ -68,7 +68,7 @@ class Tokenizer:
                     "tokenizer lacks; add it with `with_template`"
                 )
         declared = {token.content for token in added.values() if token.special}
-        declared |= {found.bos, eos, found.pad, *found.stops, found.document} - {None}
+        declared |= {found.bos, eos, found.pad, found.document} - {None}
         # A template may be made of tokens that are not declared special, as some of Qwen's are.
         used = {token.content for token in added.values() if _is_used(token.content, template)}
         ordered = tuple(sorted(declared | used))
