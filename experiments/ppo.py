@@ -22,7 +22,7 @@ from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.online import iteration_programs
 from gpt_jax.plan.workload import StepPlan, Workload
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
-from gpt_jax.rl.iteration import make_iteration
+from gpt_jax.rl.iteration import EndIds, ends_of, make_iteration
 from gpt_jax.rl.rewards import Reward, Rule
 from gpt_jax.rl.scoring import Scoring, model_scoring, own_scoring, trained_scoring
 from gpt_jax.rl.stage import OnlineConfig, OnlineRecipe, online_stage
@@ -52,12 +52,14 @@ def optimizer_of(recipe: PPO, model: ActorCritic, steps: int) -> optax.GradientT
     return make_optimizer(recipe.optimizer, steps * recipe.passes.updates, axes_of(*model))
 
 
-def functions(recipe: PPO, model: ActorCritic, scoring: Scoring, steps: int) -> Functions:
+def functions(
+    recipe: PPO, model: ActorCritic, ends: EndIds, scoring: Scoring, steps: int
+) -> Functions:
     """The stage's functions; `init(seed, policy, value)` is `actor_critic.init_state`."""
     optimizer = optimizer_of(recipe, model, steps)
     return Functions(
         functools.partial(init_state, recipe, model, optimizer),
-        make_iteration(ppo(recipe, model), optimizer, scoring.reward, recipe.offload_frozen),
+        make_iteration(ppo(recipe, model, ends), optimizer, scoring.reward, recipe.offload_frozen),
         axes_of(*model, *scoring.models),
     )
 
@@ -77,7 +79,7 @@ def prepare(config: Config, start: ModelFiles, scoring: Scoring, mesh: Mesh) -> 
         start,
         scoring,
         mesh,
-        functions=functools.partial(functions, recipe, shapes, scoring),
+        functions=functools.partial(functions, recipe, shapes, ends_of(start.tokenizer), scoring),
         from_scorer=value is not None,
         ptx_rows=recipe.ptx_rows if recipe.ptx_coef else 0,
     )
@@ -127,13 +129,14 @@ def plan(work: Workload, mesh: Mesh) -> StepPlan:
         train=LoopConfig(steps=work.train.steps),
     )
     shapes, steps = ActorCritic(model, model), work.train.steps
-    made = functions(recipe, shapes, model_scoring(model), steps)
+    ends = EndIds(stop_ids=(1,), pad_id=0)  # whichever they are: a program of one size
+    made = functions(recipe, shapes, ends, model_scoring(model), steps)
     optimizer = optimizer_of(recipe, shapes, steps)
     # Prompts need no logits. Policy, reference, value and reward score; policy and value learn.
     body, told = (forward_flops(model, work.length, logits=n) for n in (0, new))
     each = told + (2 * body + 2 * told) + 3 * recipe.epochs * (body + told)
     return StepPlan(
-        iteration_programs(work, mesh, ppo(recipe, shapes), optimizer, made),
+        iteration_programs(work, mesh, ppo(recipe, shapes, ends), optimizer, made),
         tokens=work.rows * new,
         flops=work.rows * each,
     )

@@ -27,7 +27,7 @@ init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnu
 sample = jax.jit(
     generate,
     static_argnums=0,
-    static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature", "top_k", "top_p"),
+    static_argnames=("max_new_tokens", "stop_ids", "pad_id", "temperature", "top_k", "top_p"),
 )
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
 WINDOWED = dataclasses.replace(
@@ -62,7 +62,7 @@ def cache_of(request, monkeypatch):
 
 def run(model, rows=ROWS, length=5, seed=0, **options):
     config, params = model
-    options = dict(max_new_tokens=C, stop_id=STOP, pad_id=PAD) | options
+    options = dict(max_new_tokens=C, stop_ids=(STOP,), pad_id=PAD) | options
     options["row_ids_B"] = options.get("row_ids_B", jnp.arange(len(rows)))
     prompts = pad_prompts(rows, length, PAD)
     return jax.device_get(sample(config, params, prompts, jax.random.key(seed), **options))

@@ -1,0 +1,94 @@
+"""The tokenizer inside a GGUF file (llama.cpp's): vocabulary, merges, special tokens, template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from gpt_jax.errors import UserError
+from gpt_jax.text.folders import MEND, Found
+from gpt_jax.text.gguf_fields import read_fields
+
+_CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+
+# `tokenizer.ggml.pre` names how a text is cut before its pieces are merged.
+_GPT2 = {"gpt-2", "olmo", "mpt", "phi-2", "jais"}
+_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell"}  # and each digit alone
+_WORDS = {"llama-bpe": "{1,3}", "llama3": "{1,3}", "llama-v3": "{1,3}", "qwen2": ""}  # digits
+_WORD = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def find(path: Path) -> Found:
+    """Reads the tokenizer of a GGUF file.
+
+    Raises:
+      UserError: if the file is damaged, holds no tokenizer, or one of another kind than byte-level
+        BPE.
+    """
+    fields = _fields(path)
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
+    if kind != "gpt2":
+        raise UserError(
+            f"{path}: its tokenizer is of the kind {kind!r}, and only byte-level BPE ('gpt2') can "
+            "be read from a GGUF file; give the model's Hugging Face folder"
+        )
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    try:
+        whole = pre in _WORDS and pre != "qwen2"  # Llama 3 takes a word that is a token as it is
+        backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
+    except Exception as error:  # the library raises bare Exception for merges without a token
+        raise UserError(f"{path}: its tokenizer is damaged ({error}); {MEND}") from error
+    backend.pre_tokenizer = _cutting(path, pre)
+    backend.normalizer = normalizers.NFC() if pre == "qwen2" else None
+    backend.decoder = decoders.ByteLevel()
+    typed = list(zip(tokens, types, strict=True))
+    backend.add_special_tokens([token for token, kind in typed if kind == _CONTROL])
+    backend.add_tokens([token for token, kind in typed if kind == _USER_DEFINED])
+
+    def token(name: str) -> str | None:
+        number = fields.get(f"tokenizer.ggml.{name}_token_id")
+        return None if number is None else tokens[number]
+
+    bos = token("bos")
+    if fields.get("tokenizer.ggml.add_bos_token", pre in _WORDS and pre != "qwen2"):
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
+        )
+    stops = tuple(filter(None, (token("eot"), token("eom"))))
+    template = fields.get("tokenizer.chat_template")
+    return Found(backend, bos, token("eos"), token("padding"), stops, template)
+
+
+def _cutting(path: Path, pre: str) -> pre_tokenizers.PreTokenizer:
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre in _GPT2:
+        return byte_level
+    if pre in _DIGITS:
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    if pre in _WORDS:
+        words = Regex(_WORD.format(digits=_WORDS[pre]))
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), byte_level])
+    raise UserError(
+        f"{path}: its tokenizer cuts text in the way {pre!r}, which is not known here (known are "
+        f"{', '.join(sorted(_GPT2 | _DIGITS | set(_WORDS)))}); give the model's Hugging Face folder"
+    )
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """The keys and values of a file that holds a whole tokenizer."""
+    found = read_fields(path)
+    needed = [f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type")]
+    needed += ["tokenizer.ggml.merges"] * (found.get("tokenizer.ggml.model") == "gpt2")
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UserError(f"{path} holds no whole tokenizer: it lacks {', '.join(missing)}; {MEND}")
+    return found
