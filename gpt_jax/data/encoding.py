@@ -104,5 +104,6 @@ def tokenizer_digest(folder: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(
-            f"{path}: it cannot be read ({error.strerror}); make the token shards anew."
+            f"{path}: it cannot be read ({error.strerror}); make the token shards anew with "
+            "experiments.tokenize."
         ) from error

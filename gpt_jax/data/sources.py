@@ -159,6 +159,29 @@ def _read_mixture(
     return Read(drawn, left_out)
 
 
+def raw_rows(spec: str, kind: str = "text") -> Iterator[Located]:
+    """Yields (place, row as it lies there) of a source that is no mixture, all of it."""
+    files, _ = _located(spec, kind, "held_out", seed=0)
+    for _, located in files:
+        yield from located
+
+
+def kind_of(spec: str) -> str:
+    """What a source most likely is for, by its first rows: the most particular kind they can be."""
+    spec = mixture.parse(spec)[0].spec
+    if spec == MICROWORLD or store.is_store(spec):
+        return "text"
+    for kind in ("comparisons", "demonstrations", "text", "prompts"):
+        left_out: collections.Counter = collections.Counter()
+        try:
+            first = itertools.islice(raw_rows(spec, kind), 20)
+            if any(_rows(first, TO_CANONICAL[kind], left_out, [])) or left_out:
+                return kind
+        except UserError:
+            continue  # a .txt file holds no comparisons
+    return "text"
+
+
 def documents(
     spec: str, left_out: collections.Counter, *, skip_broken: bool = False
 ) -> Iterator[tuple[str, str]]:
