@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from gpt_jax import keys
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.openings import openings
-from gpt_jax.data.packing import pack_documents
+from gpt_jax.data.rows import language_rows, tokenizer_of_shards
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
@@ -46,12 +46,18 @@ class Config(command.Common):
 
 
 def tokenizer_of(config: Config) -> Tokenizer:
-    """The run folder's tokenizer, or a new one.
+    """The run folder's tokenizer, that of the token shards to be trained on, or a new one.
 
     Raises:
       UserError: if it has not as many tokens as the model has logits, or the text has too few.
     """
     path, wanted = Path(config.run_dir) / "tokenizer.json", config.pretrain.model.vocab_size
+    of_shards = tokenizer_of_shards(config.data)
+    if of_shards and of_shards.vocab_size != wanted:
+        raise UserError(
+            f"the tokenizer of {config.data.text} has {of_shards.vocab_size} tokens, not {wanted}; "
+            f"give --pretrain.model.vocab-size {of_shards.vocab_size}"
+        )
     if path.is_file():
         tokenizer = Tokenizer.load(path)
         if tokenizer.vocab_size != wanted:
@@ -60,6 +66,8 @@ def tokenizer_of(config: Config) -> Tokenizer:
                 f"--pretrain.model.vocab-size {tokenizer.vocab_size}, or another --run-dir"
             )
         return tokenizer
+    if of_shards:
+        return of_shards
     tokenizer = Tokenizer.train(config.data.tokenizer_texts(), wanted)
     if tokenizer.vocab_size < wanted:
         raise UserError(
@@ -78,7 +86,7 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
     """The stage: a model from nothing, on packed documents."""
     recipe, model = config.pretrain, config.pretrain.model
     train, test = (
-        pack_documents(config.data.read("text", split), tokenizer, model.context_length)
+        language_rows(config.data, split, tokenizer, model.context_length)
         for split in ("train", "test")
     )
     begun = openings(config.data, tokenizer, model.context_length // 2, config.seed)

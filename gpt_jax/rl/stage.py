@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
 from gpt_jax.data.left_out import LeftOut
-from gpt_jax.data.packing import pack_documents, pad_prompt_records
+from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
+from gpt_jax.data.rows import language_rows
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import param_shapes
 from gpt_jax.parallel import distributed
@@ -151,6 +152,5 @@ def _pretraining_batches(config: OnlineConfig, start: ModelFiles, rows: int, mes
     """`batch_at(step)` of so many packed documents, or of None where they are not mixed in."""
     if not rows:
         return lambda step: None
-    documents = config.data.read("text", "train")
-    packed = pack_documents(documents, start.tokenizer, start.model.context_length)
+    packed = language_rows(config.data, "train", start.tokenizer, start.model.context_length)
     return make_batch_at(packed, rows, config.seed, share(mesh))

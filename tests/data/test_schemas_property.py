@@ -127,7 +127,9 @@ def check(kind, canonical, row):
         assert len(set(zip(replies, canonical["ranks"], strict=True))) == len(set(replies))
         assert set(canonical["ranks"]) == set(range(max(canonical["ranks"]) + 1))
     else:
-        assert canonical["record"] == ({"prompt": row} if isinstance(row, str) else row)
+        assert isinstance(row, list) or canonical["record"] == (
+            {"prompt": row} if isinstance(row, str) else row
+        )
         check_turns(canonical["prompt"], "user")
     json.dumps(canonical, ensure_ascii=False).encode()
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gpt_jax.data import baselines, sources
+from gpt_jax.data import baselines, hub, sources
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 
@@ -77,8 +77,8 @@ def test_text_as_prompts(tmp_path):
         ),
         ("a.jsonl", b"", "text", "no row for `text`"),
         ("a.txt", b" \n\n", "text", "no row for `text`"),
-        ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl or .json"),
-        ("a.csv", b"abc", "text", "text are read from a .jsonl, .json or .txt"),
+        ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl, .json"),
+        ("a.doc", b"abc", "text", "text are read from a .jsonl, .json"),
         ("a.json", b'[{"text": "a"},\n {"text" "b"}]', "text", "a.json:2: this is not JSON"),
         ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
         ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
@@ -259,7 +259,7 @@ class Splits(NamedTuple):
 )
 def test_a_held_out_data_set_is_its_test_split(monkeypatch, names, held_out):
     """Break: read the train split of whatever is named as held out."""
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Splits(names))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Splits(names))
     config = DataConfig(text="tfds:a", test_text="tfds:b")
     monkeypatch.setattr(sources, "source_fingerprint", lambda spec: f"{spec} {names}")
     assert [row["text"] for row in config.read("text", "test")][:1] == [f"{held_out} 0"]
@@ -283,11 +283,11 @@ class Odd(Splits):
 
 
 def test_tfds_that_cannot_be_had_or_read(monkeypatch):
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Unprepared(["train"]))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Unprepared(["train"]))
     with pytest.raises(UserError, match="tfds:a: .*Max retries exceeded") as caught:
         sources.read("tfds:a", "text", "all")
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Odd(["train"]))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Odd(["train"]))
     with pytest.raises(UserError, match="tfds:a:train:300: .*0xe9 is not UTF-8"):
         sources.read("tfds:a", "text", "all")
     assert len(sources.read("tfds:a", "text", "all", skip_broken=True)) == 300

@@ -1,0 +1,109 @@
+"""Many documents -> tokens, with all cores: the `tokenizers` library encodes a batch in parallel.
+
+One document at a time keeps one core busy, and calls the library a million times for a gigabyte.
+Two batches are under way at once, so that the cores that are done with one go on with the next
+while Python reads documents and gathers tokens.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from gpt_jax.errors import UserError
+from gpt_jax.text import chat
+from gpt_jax.text.tokenizer import Tokenizer
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+CHUNK_CHARACTERS, CHUNK_ITEMS = 2**21, 4096
+UNDER_WAY = 2  # batches
+_PROBE = "One word. Another 12."
+
+
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """`chat.render_document` of every text, as int32 arrays, by the library's batch encoder."""
+    before, space, after = _frame(tokenizer)
+    batch = tokenizer._backend.encode_batch_fast(
+        [space + text for text in texts], add_special_tokens=False
+    )
+    return [np.array([*before, *encoding.ids, *after], np.int32) for encoding in batch]
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], str, list[int]]:
+    """What `chat.render_document` puts around a text: ids before, a space in front, ids after."""
+    whole = chat.render_document(_PROBE, tokenizer)
+    for space in (" ", ""):
+        ids = tokenizer.encode(space + _PROBE)
+        starts = (i for i in range(len(whole)) if whole[i : i + len(ids)] == ids)
+        if (start := next(starts, None)) is not None:
+            return whole[:start], space, whole[start + len(ids) :]
+    raise ValueError("a document is no longer a text between two marks")
+
+
+def in_chunks(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yields lists of items that go well into one batch; where they end depends on nothing else."""
+    chunk, characters = [], 0
+    for item in items:
+        chunk.append(item)
+        characters += size(item)
+        if characters >= CHUNK_CHARACTERS or len(chunk) >= CHUNK_ITEMS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[tuple[Item, Made]]:
+    """Yields (item, what is made of it) in order, while the next ones are made in threads."""
+    with concurrent.futures.ThreadPoolExecutor(UNDER_WAY) as threads:
+        pending: collections.deque = collections.deque()
+        for item in items:
+            pending.append((item, threads.submit(make, item)))
+            if len(pending) > UNDER_WAY:
+                item, future = pending.popleft()
+                yield item, future.result()
+        for item, future in pending:
+            yield item, future.result()
+
+
+def encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Yields `chat.render_document` of every text, in order."""
+    chunks = in_chunks(texts, len)
+    made = ahead(lambda chunk: encode_documents(chunk, tokenizer), chunks)
+    return itertools.chain.from_iterable(ids for _, ids in made)
+
+
+def load_tokenizer(where: str | Path) -> Tokenizer:
+    """The tokenizer of a run folder, or a tokenizer file."""
+    path = Path(where)
+    return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes it so that `load_tokenizer(folder)` is equal to it."""
+    tokenizer.save(folder / "tokenizer.json")
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """A number for the tokenizer that a folder holds.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{path}: it cannot be read ({error.strerror}); make the token shards anew with "
+            "experiments.tokenize."
+        ) from error
