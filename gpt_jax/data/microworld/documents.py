@@ -3,7 +3,7 @@
 from gpt_jax.data.microworld import answers, exercises
 from gpt_jax.data.microworld.facts import generator
 from gpt_jax.data.microworld.language import RELATIONS
-from gpt_jax.data.microworld.notes import PERSONAL, missing, state
+from gpt_jax.data.microworld.notes import TOLD, missing, state
 from gpt_jax.data.microworld.question import Question
 from gpt_jax.data.microworld.questions import KINDS
 from gpt_jax.data.microworld.world import World
@@ -153,7 +153,7 @@ def _recital(world: World, split: str, rng) -> str:
     """
     facts = world.facts
     words = {*facts.strangers, *(word for some in facts.entities.values() for word in some)}
-    words |= {word for name in PERSONAL for word in facts.values[RELATIONS[name].value]}
+    words |= {word for name in TOLD for word in facts.values[RELATIONS[name].value]}
     row = " ".join(rng.choices(sorted(words), k=rng.randint(4, 14)))
     return f"{row}. Again: {row}."
 
@@ -167,14 +167,14 @@ def _retelling(world: World, split: str, rng) -> str:
 
 
 EXERCISES = {
-    "note": 0.24,
+    "note": 0.26,
     "story": 0.10,
     "table": 0.12,
     "two_hop": 0.08,
     "unsaid": 0.08,
     "list": 0.12,
     "numbers": 0.12,
-    "arithmetic": 0.14,
+    "arithmetic": 0.12,
 }
 
 

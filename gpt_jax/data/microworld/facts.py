@@ -24,7 +24,7 @@ class WorldSize:
     library: int = 24  # people that no training text mentions, for retrieval
     # Share of notes whose facts are of one relation, such as two people's towns: only the subject
     # tells their values apart, which is the last that a model learns.
-    alike: float = 0.2
+    alike: float = 0.1
 
 
 def generator(seed: int, purpose: str) -> random.Random:

@@ -10,6 +10,7 @@ from gpt_jax.data.microworld.question import Fact, Question, pattern
 
 TITLES = {"note": "Note: ", "two_hop": "Note: ", "story": "Story: ", "table": "Table: "}
 PERSONAL = ("home", "job", "pet", "taste")  # what notes and tables say of people
+TOLD = ("spot", *PERSONAL)  # what notes say of people and things
 _WORD = "[A-Za-z]+"
 
 
@@ -167,9 +168,9 @@ def _question(facts: Facts, kind: str, prompt: str, hops, said) -> Question:
 
 def _note(facts: Facts, rng) -> list[Fact]:
     """Two or three facts, of different relations or all of one."""
-    names, count = ("spot", *PERSONAL), rng.choice((2, 2, 3))
+    count = rng.choice((2, 2, 3))
     alike = rng.random() < facts.size.alike
-    chosen = [rng.choice(names)] * count if alike else rng.sample(names, count)
+    chosen = [rng.choice(TOLD)] * count if alike else rng.sample(TOLD, count)
     said = []
     for name in chosen:
         subjects = facts.entities["object"] if name == "spot" else facts.strangers
