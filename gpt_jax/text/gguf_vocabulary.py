@@ -38,15 +38,20 @@ def find(path: Path) -> Found:
             f"{path}: its tokenizer is of the kind {kind!r}, and only byte-level BPE ('gpt2') can "
             "be read from a GGUF file; give the model's Hugging Face folder"
         )
+    cutting = _cutting(path, pre)
+    try:
+        return _found(fields, cutting, pre)
+    except Exception as error:  # the library raises bare Exception for merges without a token
+        raise UserError(f"{path}: its tokenizer is damaged ({error!r}); {MEND}") from error
+
+
+def _found(fields: dict[str, Any], cutting: pre_tokenizers.PreTokenizer, pre: str) -> Found:
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    try:
-        whole = pre in _WORDS and pre != "qwen2"  # Llama 3 takes a word that is a token as it is
-        backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
-    except Exception as error:  # the library raises bare Exception for merges without a token
-        raise UserError(f"{path}: its tokenizer is damaged ({error}); {MEND}") from error
-    backend.pre_tokenizer = _cutting(path, pre)
+    llama3 = pre in _WORDS and pre != "qwen2"  # it takes a word that is a token as it is
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=llama3))
+    backend.pre_tokenizer = cutting
     backend.normalizer = normalizers.NFC() if pre == "qwen2" else None
     backend.decoder = decoders.ByteLevel()
     typed = list(zip(tokens, types, strict=True))
@@ -58,7 +63,7 @@ def find(path: Path) -> Found:
         return None if number is None else tokens[number]
 
     bos = token("bos")
-    if fields.get("tokenizer.ggml.add_bos_token", pre in _WORDS and pre != "qwen2"):
+    if fields.get("tokenizer.ggml.add_bos_token", llama3):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
         )
