@@ -64,7 +64,12 @@ setup(
             "tensorboardX>=2.6",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
-        "parity": ["gguf>=0.18", "torch==2.13.0", "transformers>=4.50"],
+        "parity": [
+            "gguf>=0.18",
+            "sentencepiece>=0.2",
+            "torch==2.13.0",
+            "transformers>=4.50",
+        ],
         "dev": ["ruff>=0.11"],
     },
 )

@@ -1,5 +1,6 @@
 """Tokenizers that are saved here and read by transformers: the same ids, of texts and of chats."""
 
+import io
 import json
 
 import pytest
@@ -59,31 +60,81 @@ def test_a_folder_that_transformers_saved_loads_here(tmp_path):
     assert chat.render(TALK, again) == chat.render(TALK, vocabularies.ours())
 
 
-@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "GPT2Tokenizer"])
-def test_a_gguf_vocabulary_is_cut_as_the_family_cuts(tmp_path, kind):
-    """The families' own classes, on one small vocabulary, against the kinds of a GGUF file."""
+def gguf_of(path, kind: str, tokens: list[str], types: list[int], **more):
+    """A tokenizer that was written as a GGUF file."""
     library = pytest.importorskip("gguf")
-    model = json.loads(vocabularies.gpt2().backend.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    theirs = getattr(transformers, kind)(vocab=model["vocab"], merges=merges)
-    path = tmp_path / "small.gguf"
     writer = library.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre({"Qwen2Tokenizer": "qwen2", "GPT2Tokenizer": "gpt-2"}[kind])
-    writer.add_token_list(list(model["vocab"]))
-    types = [3 if token == "<|endoftext|>" else 1 for token in model["vocab"]]
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([" ".join(merge) for merge in merges])
-    writer.add_eos_token_id(0)
+    for name, value in more.items():
+        getattr(writer, f"add_{name}")(value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    ours = Tokenizer.load(path)
-    texts = [*vocabularies.TEXTS[:2], "  2024 x12\n\n\n  7\r\n it's I'LL e\u0301 !?\n", " \t\n a"]
-    for text in texts:
-        ids = theirs.encode(text.replace("<|im_end|>", ""), add_special_tokens=False)
-        assert ours.encode(text.replace("<|im_end|>", "")) == ids
+    return Tokenizer.load(path)
+
+
+ODD = [
+    "  2024 x12\n\n\n  7\r\n it's I'LL e\u0301 !?\n",
+    " \t\n a",
+    "  two  spaces ",
+    "aaaaa </s>x<0x0A>",
+]
+
+
+@pytest.mark.parametrize(("kind", "pre"), [("Qwen2Tokenizer", "qwen2"), ("GPT2Tokenizer", "gpt-2")])
+def test_a_gguf_vocabulary_is_cut_as_the_family_cuts(tmp_path, kind, pre):
+    """The families' own classes, on one small vocabulary, against the kinds of a GGUF file."""
+    model = json.loads(vocabularies.gpt2().backend.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    theirs = getattr(transformers, kind)(vocab=model["vocab"], merges=merges)
+    types = [3 if token == "<|endoftext|>" else 1 for token in model["vocab"]]
+    more = dict(token_merges=[" ".join(merge) for merge in merges], eos_token_id=0)
+    ours = gguf_of(
+        tmp_path / "x.gguf", "gpt2", list(model["vocab"]), types, tokenizer_pre=pre, **more
+    )
+    for text in (*vocabularies.TEXTS[:2], *ODD):
+        plain = text.replace("<|im_end|>", "")
+        assert ours.encode(plain) == theirs.encode(plain, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_gguf_of_sentencepiece_reads_as_sentencepiece(tmp_path, prefix):
+    spm = pytest.importorskip("sentencepiece")
+    written = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(vocabularies.TEXTS),
+        model_writer=written,
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
+        minloglevel=2,
+    )
+    theirs = spm.SentencePieceProcessor(model_proto=written.getvalue())
+    every = range(theirs.get_piece_size())
+    types = [
+        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1
+        for i in every
+    ]
+    ours = gguf_of(
+        tmp_path / "x.gguf",
+        "llama",
+        [theirs.id_to_piece(i) for i in every],
+        types,
+        token_scores=[theirs.get_score(i) for i in every],
+        bos_token_id=1,
+        eos_token_id=2,
+        add_space_prefix=prefix,
+    )
+    assert ours.begins_with_bos and ours.stop_ids == (2,)
+    for text in (*vocabularies.TEXTS[:2], *ODD):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == text
 
 
 def test_smollm2_talks_alike(gguf, smollm2, shared_data):  # noqa: F811
