@@ -31,7 +31,8 @@ def fingerprint(folder: str | Path) -> str:
     folder = Path(folder)
     sums = sorted(p for p in (newest_checkpoint(folder) / "checksums").rglob("*") if p.is_file())
     digest = hashlib.sha256()
-    for path in (folder / "model.json", folder / "tokenizer.json", *sums):
+    told = [folder / name for name in ("model.json", "tokenizer.json", "tokenizer_config.json")]
+    for path in (*told, *sums):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]
 
