@@ -177,8 +177,8 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def write(folder: Path, found: Found, jinja: str | None) -> None:
-    """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all."""
-    files.write_text(folder / "tokenizer.json", found.backend.to_str(pretty=True))
+    """Writes `tokenizer_config.json` and `tokenizer.json`, each whole or not at all; the latter
+    comes last, so that where it is both are."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -192,3 +192,4 @@ def write(folder: Path, found: Found, jinja: str | None) -> None:
     config = {key: value for key, value in config.items() if value is not None}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     files.write_text(folder / "tokenizer_config.json", text)
+    files.write_text(folder / "tokenizer.json", found.backend.to_str(pretty=True))
