@@ -49,10 +49,13 @@ setup(
             "nvidia-cuda-nvcc>=13",
             "nvidia-nvvm>=13",
         ],
+        # Chat templates that other people's models bring.
+        "templates": ["jinja2>=3.1"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
             "hypothesis>=6",
+            "jinja2>=3.1",
             "ipykernel>=6",
             "nbclient>=0.10",
             "nbformat>=5",
@@ -61,7 +64,12 @@ setup(
             "tensorboardX>=2.6",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
-        "parity": ["torch==2.13.0", "transformers>=4.50"],
+        "parity": [
+            "gguf>=0.18",
+            "sentencepiece>=0.2",
+            "torch==2.13.0",
+            "transformers>=4.50",
+        ],
         "dev": ["ruff>=0.11"],
     },
 )

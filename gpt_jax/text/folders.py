@@ -13,6 +13,8 @@ from gpt_jax import files
 from gpt_jax.errors import UserError
 
 MEND = "restore it, or fetch it again"
+# What Python raises for values of other types than they should have.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # OpenAI's, Hugging Face's
 
 
@@ -51,7 +53,12 @@ def find(where: Path) -> Found:
         backend = _read_gpt2(folder, *pair)
     else:
         raise UserError(f"{where}: there is no tokenizer here; run the pretraining stage first")
-    return _with_names(folder, backend)
+    try:
+        return _with_names(folder, backend)
+    except DAMAGED as error:
+        raise UserError(
+            f"{folder}: a file beside the tokenizer's is damaged ({error!r}); {MEND}"
+        ) from error
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -115,17 +122,20 @@ def _with_names(folder: Path, backend: tokenizers.Tokenizer) -> Found:
     ids = _optional(folder / "generation_config.json").get("eos_token_id")
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     stops = [backend.id_to_token(number) for number in ids]
-    if None in stops:
+    named = config.get("stop_tokens", [])
+    lacking = [number for number in ids if backend.id_to_token(number) is None]
+    lacking += [text for text in named if backend.token_to_id(text) is None]
+    if lacking:
         raise UserError(
-            f"{folder / 'generation_config.json'} ends texts with the token "
-            f"{ids[stops.index(None)]}, which the vocabulary lacks; name others as eos_token_id"
+            f"{folder}: texts end with the token {lacking[0]!r}, which the vocabulary lacks; name "
+            "others as eos_token_id in generation_config.json, or in tokenizer_config.json"
         )
     return Found(
         backend,
         token("bos_token"),
         token("eos_token", "sep_token"),
         token("pad_token", needed=False),  # padding is known without it
-        (*stops, *config.get("stop_tokens", ())),
+        (*stops, *named),
         _template(folder, config),
         token("document_token"),
     )
@@ -167,8 +177,8 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def write(folder: Path, found: Found, jinja: str | None) -> None:
-    """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all."""
-    files.write_text(folder / "tokenizer.json", found.backend.to_str(pretty=True))
+    """Writes `tokenizer_config.json` and `tokenizer.json`, each whole or not at all; the latter
+    comes last, so that where it is both are."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -182,3 +192,4 @@ def write(folder: Path, found: Found, jinja: str | None) -> None:
     config = {key: value for key, value in config.items() if value is not None}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     files.write_text(folder / "tokenizer_config.json", text)
+    files.write_text(folder / "tokenizer.json", found.backend.to_str(pretty=True))

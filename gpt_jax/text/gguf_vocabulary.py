@@ -11,8 +11,10 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from gpt_jax.errors import UserError
 from gpt_jax.text.folders import MEND, Found
 from gpt_jax.text.gguf_fields import read_fields
+from gpt_jax.text.gguf_sentencepiece import make_backend
 
-_CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+_SPECIAL, _USER_DEFINED = {2, 3}, 4  # unknown, control; of `tokenizer.ggml.token_type`
+_NEEDED = {"gpt2": ["merges"], "llama": ["scores"]}  # by `tokenizer.ggml.model`
 
 # `tokenizer.ggml.pre` names how a text is cut before its pieces are merged.
 _GPT2 = {"gpt-2", "olmo", "mpt", "phi-2", "jais"}
@@ -29,28 +31,47 @@ def find(path: Path) -> Found:
 
     Raises:
       UserError: if the file is damaged, holds no tokenizer, or one of another kind than byte-level
-        BPE.
+        BPE or SentencePiece's.
     """
     fields = _fields(path)
-    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2":
+    kind, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
+    if kind not in _NEEDED:
         raise UserError(
-            f"{path}: its tokenizer is of the kind {kind!r}, and only byte-level BPE ('gpt2') can "
-            "be read from a GGUF file; give the model's Hugging Face folder"
+            f"{path}: its tokenizer is of the kind {kind!r}, and only those of the kinds "
+            f"{', '.join(_NEEDED)} can be read from a GGUF file; give the model's Hugging Face "
+            "folder"
         )
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
+    cutting = _cutting(path, pre) if kind == "gpt2" else None
     try:
-        whole = pre in _WORDS and pre != "qwen2"  # Llama 3 takes a word that is a token as it is
-        backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
+        backend = _byte_level(fields, cutting, pre) if cutting else make_backend(fields)
+        return _with_names(fields, backend, always_bos=kind == "llama" or _is_llama3(pre))
     except Exception as error:  # the library raises bare Exception for merges without a token
-        raise UserError(f"{path}: its tokenizer is damaged ({error}); {MEND}") from error
-    backend.pre_tokenizer = _cutting(path, pre)
+        raise UserError(f"{path}: its tokenizer is damaged ({error!r}); {MEND}") from error
+
+
+def _is_llama3(pre: str) -> bool:
+    return pre in _WORDS and pre != "qwen2"
+
+
+def _byte_level(
+    fields: dict[str, Any], cutting: pre_tokenizers.PreTokenizer, pre: str
+) -> tokenizers.Tokenizer:
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    vocabulary = {token: i for i, token in enumerate(fields["tokenizer.ggml.tokens"])}
+    # Llama 3 takes a word that is a token as it is.
+    model = models.BPE(vocabulary, merges, ignore_merges=_is_llama3(pre))
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = cutting
     backend.normalizer = normalizers.NFC() if pre == "qwen2" else None
     backend.decoder = decoders.ByteLevel()
-    typed = list(zip(tokens, types, strict=True))
-    backend.add_special_tokens([token for token, kind in typed if kind == _CONTROL])
+    return backend
+
+
+def _with_names(fields: dict[str, Any], backend: tokenizers.Tokenizer, always_bos: bool) -> Found:
+    """The special tokens join the vocabulary's, and what ends and begins texts is named."""
+    tokens = fields["tokenizer.ggml.tokens"]
+    typed = list(zip(tokens, fields["tokenizer.ggml.token_type"], strict=True))
+    backend.add_special_tokens([token for token, kind in typed if kind in _SPECIAL])
     backend.add_tokens([token for token, kind in typed if kind == _USER_DEFINED])
 
     def token(name: str) -> str | None:
@@ -58,9 +79,9 @@ def find(path: Path) -> Found:
         return None if number is None else tokens[number]
 
     bos = token("bos")
-    if fields.get("tokenizer.ggml.add_bos_token", pre in _WORDS and pre != "qwen2"):
+    if fields.get("tokenizer.ggml.add_bos_token", always_bos and bos is not None):
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
+            single=f"{bos} $A", special_tokens=[(bos, tokens.index(bos))]
         )
     stops = tuple(filter(None, (token("eot"), token("eom"))))
     template = fields.get("tokenizer.chat_template")
@@ -86,8 +107,9 @@ def _cutting(path: Path, pre: str) -> pre_tokenizers.PreTokenizer:
 def _fields(path: Path) -> dict[str, Any]:
     """The keys and values of a file that holds a whole tokenizer."""
     found = read_fields(path)
-    needed = [f"tokenizer.ggml.{name}" for name in ("model", "tokens", "token_type")]
-    needed += ["tokenizer.ggml.merges"] * (found.get("tokenizer.ggml.model") == "gpt2")
+    kind = found.get("tokenizer.ggml.model")
+    names = ["model", "tokens", "token_type", *_NEEDED.get(kind, ())]
+    needed = [f"tokenizer.ggml.{name}" for name in names]
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(f"{path} holds no whole tokenizer: it lacks {', '.join(missing)}; {MEND}")

@@ -67,7 +67,8 @@ class Template:
             messages = [Message(role="system", content=self.system), *messages]
         front = ""
         if self.folded and messages and messages[0]["role"] == "system":
-            front, messages = self._words(messages[0]["content"], True) + "\n\n", messages[1:]
+            words, messages = messages[0]["content"], messages[1:]
+            front = self._words(words, Turn("", trimmed=True)) + "\n\n"
             if not messages or messages[0]["role"] != "user":
                 raise UserError(
                     f"the chat template {self.name} has no turn for the system, and its words need "
@@ -76,7 +77,7 @@ class Template:
         found = [Piece(marks.fill(self.begins), markup=True)]
         for message in messages:
             turn = self._turn(message["role"])
-            words = self._words(message["content"], turn.trimmed)
+            words = self._words(message["content"], turn)
             found.append(Piece(marks.fill(turn.opens), markup=True))
             if turn.spoken:
                 found += self._spoken(words, turn, True, marks)
@@ -91,7 +92,7 @@ class Template:
     def completion(self, text: str, stopped: bool, marks: Marks) -> list[Piece]:
         """What follows a conversation that waits: the assistant's words, and what ends them."""
         turn = self._turn("assistant")
-        return self._spoken(self._words(text, turn.trimmed), turn, stopped, marks)
+        return self._spoken(self._words(text, turn), turn, stopped, marks)
 
     def ends(self, marks: Marks) -> Ends:
         """What stands around the assistant's words."""
@@ -111,6 +112,10 @@ class Template:
         said = [Piece(self.space + words, spoken=True)]
         return said + [Piece(marks.fill(turn.closes), markup=True, spoken=True)] * stopped
 
-    def _words(self, text: str, trimmed: bool) -> str:
-        text = text.strip() if trimmed else text
-        return self.forged.sub(" ", text) if self.forged else text
+    def _words(self, text: str, turn: Turn) -> str:
+        """Somebody's words, with a space in each marker of a turn that they spell."""
+        text = text.strip() if turn.trimmed else text
+        if self.forged is None:
+            return text
+        before = turn.opens[-1:] or "\n"  # a marker counts at the beginning of a line alone
+        return self.forged.sub(" ", before + text)[1:]

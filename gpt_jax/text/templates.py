@@ -23,8 +23,8 @@ from gpt_jax.text.template import Template, Turn
 
 
 def _at_lines(names: str) -> re.Pattern:
-    """The beginning of a line, that of the text included, where one of these names stands."""
-    return re.compile(rf"(?:^|(?<=[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]))(?=(?:{names}):)")
+    """The beginning of a line where one of these names stands."""
+    return re.compile(rf"(?<=[\r\n\v\f\x1c-\x1e\x85\u2028\u2029])(?=(?:{names}):)")
 
 
 OURS = Template(
@@ -180,10 +180,12 @@ MOSS = Template(
     name="moss",
     jinja=(
         "{% set names = {'user': ['Human', '<eoh>'], 'thoughts': ['Inner Thoughts', '<eot>'],"
-        " 'commands': ['Commands', '<eoc>'], 'results': ['Results', '<eor>'],"
+        " 'commands': ['Commands', '<eoc>'],"
         " 'assistant': ['MOSS', '<eom>']} %}"
         "{% for message in messages %}"
         "{% if message['role'] == 'system' %}{{ message['content'] | trim + '\\n' }}"
+        "{% elif message['role'] == 'results' %}"
+        "{{ '<|Results|>:\\n' + message['content'] + '\\n<eor>\\n' }}"
         "{% else %}{{ '<|' + names[message['role']][0] + '|>: ' + message['content']"
         " + names[message['role']][1] + '\\n' }}{% endif %}"
         "{% endfor %}"
@@ -194,7 +196,7 @@ MOSS = Template(
         "user": Turn("<|Human|>: ", "<eoh>\n"),
         "thoughts": Turn("<|Inner Thoughts|>:", "<eot>", "\n", spoken=True),
         "commands": Turn("<|Commands|>:", "<eoc>", "\n", spoken=True),
-        "results": Turn("<|Results|>: ", "<eor>\n"),
+        "results": Turn("<|Results|>:\n", "\n<eor>\n"),
         "assistant": Turn("<|MOSS|>:", "<eom>", "\n", spoken=True),
     },
     tokens=("<eoh>", "<eom>", "<eot>", "<eoc>", "<eor>"),

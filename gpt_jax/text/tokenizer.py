@@ -54,46 +54,54 @@ class Tokenizer:
           UserError: if no token ends a text, or the template needs one that is not there.
         """
         self.template, self._found, self._backend = template, found, found.backend
-        added = self._backend.get_added_tokens_decoder()
-        eos = found.eos or next(filter(self.has, _BETWEEN_DOCUMENTS), None)
-        if eos is None:
-            raise UserError(
-                "this tokenizer names no token that ends a text; write one that it has as "
-                '"eos_token" into the tokenizer_config.json beside it'
-            )
         for token in template.tokens if template else ():
             if not self.has(token):
                 raise UserError(
                     f"the chat template {template.name} needs the token {token}, which this "
                     "tokenizer lacks; add it with `with_template`"
                 )
-        declared = {token.content for token in added.values() if token.special}
+        added = self._backend.get_added_tokens_decoder()
+        self._sides = {number: (token.lstrip, token.rstrip) for number, token in added.items()}
+        self.marks, between = self._name(added.values())
+        self.document_id = self.id_of(between)
+        self.stop_ids = tuple(map(self.id_of, self.marks.stops))
+        self.eos_id = self.stop_ids[0]
+        self.bos_id = self.id_of(found.bos) if found.bos else None
+        self.pad_id = self.id_of(found.pad) if found.pad else self.document_id
+        self.vocab_size = max(self._backend.get_vocab().values()) + 1
+        opening = self._backend.encode("", add_special_tokens=True).ids
+        self.begins_with_bos = self.bos_id is not None and opening[:1] == [self.bos_id]
+        self._splitter = re.compile(f"({any_of(self.marks.specials)})")
+        specials, declared = set(self.marks.specials), set(self.marks.declared)
+        meant = {found.bos, found.pad, *self.marks.stops, *(specials - declared)} - {None}
+        self._encoders = backends.make_encoders(self._backend, specials, meant)
+        self._spoken = self._encoders  # for the assistant's words, which may have <think>
+        if specials != declared:
+            self._spoken = backends.make_encoders(self._backend, declared, meant)
+
+    def _name(self, added: Iterable[tokenizers.AddedToken]) -> tuple[Marks, str]:
+        """The texts of the special tokens, and of the one between documents."""
+        found, template = self._found, self.template
+        eos = found.eos or next(filter(self.has, _BETWEEN_DOCUMENTS), None)
+        if eos is None:
+            raise UserError(
+                "this tokenizer names no token that ends a text; write one that it has as "
+                '"eos_token" into the tokenizer_config.json beside it'
+            )
+        texts = {token.content: token.special for token in added}
+        declared = {text for text, special in texts.items() if special}
         declared |= {found.bos, eos, found.pad, found.document} - {None}
         # A template may be made of tokens that are not declared special, as some of Qwen's are.
-        used = {token.content for token in added.values() if _is_used(token.content, template)}
-        ordered = tuple(sorted(declared | used))
-        own = tuple(sorted(declared))
-        marks = Marks(found.bos or "", eos, found.pad or "", ordered, own, stops=())
+        specials = declared | {text for text in texts if _is_used(text, template)}
+        marks = Marks(
+            found.bos or "", eos, found.pad or "", tuple(sorted(specials)), tuple(sorted(declared)),
+            stops=(),
+        )  # fmt: skip
         end = (template.ends(marks).closing if template else "") or eos
         between = eos if eos != end else next(filter(self.has, _BETWEEN_DOCUMENTS), eos)
         between = found.document or between
         stops = tuple(dict.fromkeys([end, eos, between, *found.stops]))
-        self.marks = marks._replace(stops=stops)
-        self.eos_id, self.document_id = self.id_of(end), self.id_of(between)
-        self.bos_id = None if found.bos is None else self.id_of(found.bos)
-        self.pad_id = self.document_id if found.pad is None else self.id_of(found.pad)
-        self.stop_ids = tuple(map(self.id_of, stops))
-        self.vocab_size = max(self._backend.get_vocab().values()) + 1
-        opening = self._backend.encode("", add_special_tokens=True).ids
-        self.begins_with_bos = self.bos_id is not None and opening[:1] == [self.bos_id]
-        self._splitter = re.compile(f"({any_of(ordered)})")
-        self._sides = {number: (token.lstrip, token.rstrip) for number, token in added.items()}
-        meant = {found.bos, found.pad, *stops, *used} - {None}
-        self._encoders = backends.make_encoders(self._backend, {*ordered}, meant)
-        # The assistant's own words may have tokens that are not declared special: <think>.
-        self._spoken = self._encoders
-        if used - declared:
-            self._spoken = backends.make_encoders(self._backend, declared, meant)
+        return marks._replace(stops=stops), between
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -173,6 +173,7 @@ def _fingerprint_of_run(folder: Path) -> str:
     newest = checkpoint.newest_checkpoint(folder)
     sums = sorted(p for p in (newest / "checksums").rglob("*") if p.is_file())
     digest = hashlib.sha256()
-    for path in (folder / "model.json", folder / "tokenizer.json", *sums):
+    named = (folder / name for name in ("model.json", "tokenizer.json", "tokenizer_config.json"))
+    for path in (*named, *sums):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]

@@ -216,7 +216,9 @@ def test_defaults_are_those_of_the_papers():
 
 def test_every_seed_and_iteration_draws_anew(policy, scorer):
     """Invariant 10. Break the seed or the step in either `keys.derive` of iteration.py."""
-    sample = jax.jit(functools.partial(collect, CONFIG, tiny.MODEL, policy, prompts_of()))
+    sample = jax.jit(
+        functools.partial(collect, CONFIG, tiny.MODEL, tiny.ENDS, policy, prompts_of())
+    )
     draws = [sample(np.uint32(seed), step).completion_BC.ids for seed, step in PLACES]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert np.any(draws[0] != draws[2]) and np.any(draws[0] != draws[3])

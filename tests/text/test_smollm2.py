@@ -135,3 +135,45 @@ def test_a_file_that_ends_too_early_is_a_sentence(gguf, tmp_path, size):
         path.write_bytes(file.read(size))
     with pytest.raises(UserError, match=r"broken.gguf is damaged, or no GGUF file"):
         Tokenizer.load(path)
+
+
+def test_transcripts_of_hh_rlhf_are_laid_out_as_they_lie_there(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "gpt2-bpe").with_template("hh")
+    for line in lines_of(shared_data / "hh-rlhf/split_eval.jsonl.gz")[:300]:
+        row = json.loads(line)
+        transcript = f"{row['prompt']} {row['chosen']}"
+        turns = turns_of(transcript)
+        if any(turn["content"] != turn["content"].strip() for turn in turns[:-1]):
+            continue
+        ids, mask = chat.render(turns, tokenizer)
+        assert tokenizer.decode(ids) == transcript
+        assert sum(i == tokenizer.eos_id for i in ids) == sum(
+            turn["role"] == "assistant" for turn in turns
+        )
+        prompt = chat.render_prompt(turns[:-1], tokenizer)
+        assert prompt + chat.render_completion(row["chosen"], True, tokenizer) == ids
+        assert len(prompt) == len(ids) - mask[::-1].index(0)
+
+
+def test_moss_with_plugins_is_laid_out_as_it_lies_there(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "gpt2-bpe").with_template("moss")
+    layouts = {
+        "Human": ("user", "<|Human|>: ", "<eoh>\n"),
+        "Inner Thoughts": ("thoughts", "<|Inner Thoughts|>: ", "<eot>\n"),
+        "Commands": ("commands", "<|Commands|>: ", "<eoc>\n"),
+        "Tool Responses": ("results", "<|Results|>:\n", "\n<eor>\n"),
+        "MOSS": ("assistant", "<|MOSS|>: ", "<eom>\n"),
+    }
+    exact = 0
+    for line in lines_of(shared_data / "moss-sft/conversations_with_plugins.jsonl.gz")[:300]:
+        row = json.loads(line)
+        turns, whole = [{"role": "system", "content": row["meta_instruction"]}], ""
+        for turn in row["chat"].values():
+            for kind, text in turn.items():
+                role, opens, closes = layouts[kind]
+                content = text.removeprefix(opens).removesuffix(closes)
+                turns.append({"role": role, "content": content})
+                whole += text
+        written = tokenizer.decode(chat.render(turns, tokenizer)[0], skip_special=False)
+        exact += written == row["meta_instruction"] + whole
+    assert exact >= 290  # a few have stray white space, or lack an end

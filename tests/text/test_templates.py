@@ -189,7 +189,7 @@ def test_moss_with_plugins():
     ids, mask = chat.render(turns, tokenizer)
     assert tokenizer.decode(ids, skip_special=False) == (
         "<|Human|>: USER<eoh>\n<|Inner Thoughts|>: THOUGHTS<eot>\n<|Commands|>: COMMANDS<eoc>\n"
-        "<|Results|>: RESULTS<eor>\n<|MOSS|>: ASSISTANT<eom>\n"
+        "<|Results|>:\nRESULTS\n<eor>\n<|MOSS|>: ASSISTANT<eom>\n"
     )
     learned = [i for i, m in zip(ids, mask, strict=True) if m]
     said = tokenizer.decode(learned, skip_special=False)

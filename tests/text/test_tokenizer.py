@@ -121,7 +121,7 @@ def test_bytes_per_token():
     [
         ("tokenizer_config.json", "{", "tokenizer_config.json is damaged"),
         ("generation_config.json", "[]", "generation_config.json is damaged .it is not a JSON obj"),
-        ("generation_config.json", '{"eos_token_id": 9999}', "the token 9999, which the vocab"),
+        ("generation_config.json", '{"eos_token_id": 9999}', "end with the token 9999, which the"),
         ("tokenizer_config.json", '{"bos_token": "<x>"}', "its bos_token is '<x>', which the voc"),
         ("tokenizer.json", "{}", "tokenizer.json: not a tokenizer file"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"7": {"content": "<x>"}}}',
