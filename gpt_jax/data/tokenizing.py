@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt_jax import files
-from gpt_jax.data import mixture, sources, split, store
+from gpt_jax.data import mixture, named_files, sources, split, store, unpacked
 from gpt_jax.data.encoding import (
     ahead,
     encode_documents,
@@ -225,4 +225,8 @@ def bytes_on_disk(spec: str) -> dict[Path, int]:
     """The sizes of the files of a source, by which its progress is measured; of a data set none."""
     if spec == sources.MICROWORLD or spec.startswith(("tfds:", "hf:")):
         return {}
-    return {path: path.stat().st_size for path in sources.paths(spec)}
+    sizes = {}
+    for path in named_files.paths(spec):
+        with unpacked.readable(path):
+            sizes[path] = unpacked.size_of(path)
+    return sizes
