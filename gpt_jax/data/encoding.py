@@ -84,8 +84,8 @@ def encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarra
 
 def load_tokenizer(where: str | Path) -> Tokenizer:
     """The tokenizer of a run folder, or a tokenizer file."""
-    path = Path(where)
-    return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    inside = Path(where) / "tokenizer.json"
+    return Tokenizer.load(inside if inside.is_file() else where)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -65,6 +65,13 @@ def lengths(rows: Sequence[dict], tokenizer: Tokenizer | None) -> np.ndarray:
     )
 
 
+def bytes_per_token(texts: Sequence[str], tokenizer: Tokenizer) -> float:
+    """How many bytes of UTF-8 a token stands for, what is put around a document not counted."""
+    around = len(chat.render_document("", tokenizer)) - len(tokenizer.encode(" "))
+    tokens = sum(len(ids) - around for ids in encode_all(texts, tokenizer))
+    return sum(len(text.encode()) for text in texts) / tokens
+
+
 def packing(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Packing | None:
     """How documents or conversations pack into rows; None of rows that are padded, not packed."""
     left_out = LeftOut()

@@ -30,7 +30,7 @@ from gpt_jax.data.encoding import (
 from gpt_jax.errors import UserError
 from gpt_jax.text.tokenizer import Tokenizer
 
-PART_TOKENS = 2**26  # of a part: 128 MiB of uint16
+PART_TOKENS = 2**25  # of a part: 64 MiB of uint16; a killed run does at most so much again
 Document = tuple[str, bool]  # the text, and whether it is held out
 
 
