@@ -49,9 +49,12 @@ setup(
             "nvidia-cuda-nvcc>=13",
             "nvidia-nvvm>=13",
         ],
+        # Parquet files, .zst files and Hugging Face's data sets; each is imported when it is used.
+        "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
+            "datasets>=3",
             "hypothesis>=6",
             "ipykernel>=6",
             "nbclient>=0.10",
@@ -59,6 +62,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.7",
             "tensorboardX>=2.6",
+            "zstandard>=0.22",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
         "parity": ["torch==2.13.0", "transformers>=4.50"],
