@@ -51,6 +51,8 @@ setup(
         ],
         # Parquet files, .zst files and Hugging Face's data sets; each is imported when it is used.
         "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
+        # Brings older versions of what others need: in an environment of its own.
+        "beam": ["apache-beam>=2.60"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
