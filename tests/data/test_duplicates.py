@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from gpt_jax.data import duplicates, inspection
+from gpt_jax.data import duplicates, inspection, sources
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
@@ -100,3 +100,19 @@ def test_what_is_learned_is_painted():
     assert inspection.lengths([row], tokenizer).tolist() == [len(ids)]
     plain = list(inspection.spans(row, None))
     assert ("hello\n", "learned") in plain and ("up\n", "context") in plain
+
+
+def test_the_overlap_of_real_files_is_that_of_plain_sets(shared_data):
+    """GSM8K's own halves: nine of the test questions share thirteen words with training ones."""
+    read = lambda name: list(sources.raw_rows(str(shared_data / "gsm8k" / name)))  # noqa: E731
+    train, test = read("train.jsonl"), read("test.jsonl")
+
+    def plain(text):
+        said = duplicates.words(text)
+        return {tuple(said[i : i + 13]) for i in range(len(said) - 12)}
+
+    known = set().union(*(plain(text) for _, row in train for text in row.values()))
+    expected = [place for place, row in test if any(plain(text) & known for text in row.values())]
+    texts = ["\n".join(row.values()) for _, row in train]
+    found = duplicates.overlap(texts, test)
+    assert found.found == expected and len(expected) == 9

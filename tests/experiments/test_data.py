@@ -55,7 +55,7 @@ def test_conversations_are_shown(folder, capsys):
     assert "as demonstrations" in out and "rows 40" in out
     assert "left out 1 rows whose reply is empty" in out
     assert "demonstrations cut within their last answer to fit 64 tokens" in out
-    assert "1 of 1 rows share 13 words in a row with 40 rows of the source" in out
+    assert "1 of 1 rows (1) share 13 words in a row with 40 rows of the source" in out
     assert out.count("Example ") == 5 and "near duplicates" in out
 
 
