@@ -11,6 +11,7 @@ Expected: `store.json`, `tokenizer.json` and the shards; see `gpt_jax/data/store
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import tyro
@@ -89,4 +90,8 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     with terminal.ending_plainly():
-        main(tyro.cli(Config, description=__doc__))
+        try:
+            main(tyro.cli(Config, description=__doc__))
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on", file=sys.stderr)
+            sys.exit(130)

@@ -172,7 +172,7 @@ def test_poems_are_documents():
             {"instruction": "a", "completions": [{"response": "b", "overall_score": float("nan")}]},
             "not nan",
         ),
-        (to_comparison, {"instruction": "a", "completions": []}, "not empty"),
+        (to_comparison, {"instruction": "a", "completions": []}, "is empty"),
         (to_comparison, {"post": "a", "summaries": ["b", "c"], "choice": 2}, "`choice` must be"),
         (to_comparison, {"post": "a", "summaries": ["b", "c"], "choice": True}, "`choice` must be"),
         (to_demonstration, {"chat": {"turn_2": moss("a", "b")}}, "`turn_1`, `turn_2`"),
