@@ -43,7 +43,7 @@ class Config:
     tokenizer: str | None = None
     """A run folder or tokenizer file to count tokens with; without one, words are counted."""
     length: Annotated[int, Range(8, 2**31 - 1)] = 1024
-    """Tokens of a row, for how tightly it packs."""
+    """Tokens of a row, for what is cut to fit and how well rows are filled."""
     against: str | None = None
     """An evaluation set, of any layout, that should have nothing in common with the source."""
     skip_broken: bool = False
@@ -56,14 +56,16 @@ class Config:
 def show(config: Config) -> None:
     """Prints all that can be said of a source."""
     tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-    specs = [part.spec for part in mixture.parse(config.spec)]
-    if any(map(store.is_store, specs)):
-        if len(specs) > 1:
+    parts = mixture.parse(config.spec)
+    if any(store.is_store(part.spec) for part in parts):
+        if len(parts) > 1:
             raise UserError(f"{config.spec}: look at one folder of token shards at a time")
         return show_shards(config.spec)
     kind = config.kind or sources.kind_of(config.spec)
     found = sources.read_counted(config.spec, kind, "all", skip_broken=config.skip_broken)
     table = Table(title=f"{config.spec}, as {kind}", show_header=False)
+    for part in parts if len(parts) > 1 else ():
+        table.add_row("share", f"{part.share:.1%} {escape(part.spec)}")
     table.add_row("rows", f"{len(found.rows):,}")
     for reason, count in found.left_out.items():
         table.add_row("left out", f"{count:,} {reason}")
@@ -73,9 +75,10 @@ def show(config: Config) -> None:
     at = np.percentile(sizes, inspection.PERCENTILES).astype(int)
     named = zip(inspection.PERCENTILES, at, strict=True)
     table.add_row(f"{unit}, percentiles", "  ".join(f"{p}%: {n:,}" for p, n in named))
-    if tokenizer and (packed := inspection.packing(found.rows, tokenizer, config.length)):
+    if tokenizer:
+        packed = inspection.packing(found.rows, tokenizer, config.length)
         table.add_row(
-            f"packed by {config.length:,}",
+            f"laid out by {config.length:,}",
             f"{packed.rows:,} rows, {packed.filled:.1%} filled, {packed.learned:.1%} learned from",
         )
         for sentence in packed.left_out.sentences():
@@ -84,7 +87,7 @@ def show(config: Config) -> None:
     table.add_row("exact duplicates", f"{duplicates.exact(texts):,}")
     table.add_row("near duplicates", f"{duplicates.near(texts):,} (equal ones among them)")
     if config.against:
-        table.add_row(f"in {config.against}, too", against(texts, config.against))
+        table.add_row("in both", escape(against(texts, config.against)))
     if kind == "comparisons":
         for name, value in compared(config.spec, config.skip_broken):
             table.add_row(name, value)
@@ -97,11 +100,11 @@ def show(config: Config) -> None:
 def against(texts: list[str], spec: str) -> str:
     """What a source has in common with an evaluation set, in words."""
     found = duplicates.overlap(texts, sources.raw_rows(spec))
-    named = ": " + ", ".join(found.found[:3]) + (" ..." if len(found.found) > 3 else "")
+    places = [place.removeprefix(spec).lstrip(": ") for place in found.found[:3]]
+    named = f" ({', '.join(places)}{', ...' * (len(found.found) > 3)})" if places else ""
     return (
-        f"{len(found.found):,} of {found.rows:,} rows share {duplicates.OVERLAP} words in a row "
-        f"with {found.hits:,} rows of the source{named if found.found else ''}; "
-        f"{found.short:,} are too short to tell"
+        f"{spec}: {len(found.found):,} of {found.rows:,} rows{named} share {duplicates.OVERLAP} "
+        f"words in a row with {found.hits:,} rows of the source; {found.short:,} are too short"
     )
 
 

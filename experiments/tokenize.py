@@ -11,12 +11,13 @@ Expected: `store.json`, `tokenizer.json` and the shards; see `gpt_jax/data/store
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import tyro
 
 from gpt_jax import terminal
-from gpt_jax.data import tokenizing, unpacked
+from gpt_jax.data import beam, tokenizing, unpacked
 from gpt_jax.data.encoding import load_tokenizer
 from gpt_jax.data.store import Store
 from gpt_jax.train.progress import Progress
@@ -36,11 +37,22 @@ class Config:
     """A run folder or tokenizer file: that of the model to be trained."""
     skip_broken: bool = False
     """Leave broken rows out, and count them."""
+    beam: str | None = None
+    """Options of Apache Beam, one part for each file: "--runner=FlinkRunner --flink_master=...";
+    needs the extra `beam`, in an environment of its own."""
 
 
 def run(config: Config) -> Store:
     """Writes the shards, or goes on with them."""
     tokenizer = load_tokenizer(config.tokenizer)
+    if config.beam is not None:
+        return beam.write_store(
+            config.spec,
+            Path(config.output),
+            tokenizer,
+            config.beam,
+            skip_broken=config.skip_broken,
+        )
     files = tokenizing.bytes_on_disk(config.spec)
     unpacked.bytes_read.clear()
     total = max(1, sum(files.values()) // UNIT)
@@ -78,4 +90,8 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     with terminal.ending_plainly():
-        main(tyro.cli(Config, description=__doc__))
+        try:
+            main(tyro.cli(Config, description=__doc__))
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on", file=sys.stderr)
+            sys.exit(130)

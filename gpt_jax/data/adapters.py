@@ -25,6 +25,7 @@ import math
 import re
 from typing import Any
 
+from gpt_jax.data.messages import NotADemonstration
 from gpt_jax.data.values import check_row, kind_of, list_at, text_at
 from gpt_jax.errors import UserError
 
@@ -79,8 +80,10 @@ def _ultrafeedback(row: dict) -> dict | None:
     answers = row.get("completions")
     if "instruction" not in row or not isinstance(answers, list) or "ranks" in row:
         return None
-    if not answers or not all(isinstance(a, dict) and "response" in a for a in answers):
-        raise UserError("`completions` must be a list of objects with `response`, and not empty")
+    if not answers:
+        raise NotADemonstration("`completions` is empty", "rows without an answer")
+    if not all(isinstance(a, dict) and "response" in a for a in answers):
+        raise UserError("`completions` must be a list of objects with `response`")
     scores = [_score(answer, number) for number, answer in enumerate(answers, 1)]
     levels = sorted(set(scores), reverse=True)
     replies = [answer["response"] for answer in answers]

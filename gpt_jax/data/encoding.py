@@ -84,8 +84,8 @@ def encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarra
 
 def load_tokenizer(where: str | Path) -> Tokenizer:
     """The tokenizer of a run folder, or a tokenizer file."""
-    path = Path(where)
-    return Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    inside = Path(where) / "tokenizer.json"
+    return Tokenizer.load(inside if inside.is_file() else where)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -99,11 +99,16 @@ def tokenizer_digest(folder: Path) -> str:
     Raises:
       UserError: if there is none.
     """
-    path = folder / "tokenizer.json"
+    names = ("tokenizer.json", "tokenizer_config.json")  # the second is not always there
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (
+            folder / name for name in names if name == names[0] or (folder / name).exists()
+        ):
+            digest.update(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"{path}: it cannot be read ({error.strerror}); make the token shards anew with "
-            "experiments.tokenize."
+            f"{folder}/tokenizer.json: it cannot be read ({error.strerror}); make the token shards "
+            "anew with experiments.tokenize."
         ) from error
+    return digest.hexdigest()

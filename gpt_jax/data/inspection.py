@@ -10,7 +10,12 @@ import numpy as np
 from gpt_jax.data.duplicates import words
 from gpt_jax.data.encoding import encode_all
 from gpt_jax.data.left_out import LeftOut
-from gpt_jax.data.packing import pack_demonstrations, pack_documents
+from gpt_jax.data.packing import (
+    pack_demonstrations,
+    pack_documents,
+    pad_comparisons,
+    pad_prompt_records,
+)
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 
@@ -19,7 +24,7 @@ Span = tuple[str, str]  # what is said, and how it counts: learned, context, bet
 
 
 class Packing(NamedTuple):
-    """How rows of one length are filled.
+    """How rows of one length are filled, or of at most this length where they are padded.
 
     Attributes:
       rows: how many there are.
@@ -65,17 +70,31 @@ def lengths(rows: Sequence[dict], tokenizer: Tokenizer | None) -> np.ndarray:
     )
 
 
-def packing(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Packing | None:
-    """How documents or conversations pack into rows; None of rows that are padded, not packed."""
+def bytes_per_token(texts: Sequence[str], tokenizer: Tokenizer) -> float:
+    """How many bytes of UTF-8 a token stands for, what is put around a document not counted."""
+    around = len(chat.render_document("", tokenizer)) - len(tokenizer.encode(" "))
+    tokens = sum(len(ids) - around for ids in encode_all(texts, tokenizer))
+    return sum(len(text.encode()) for text in texts) / tokens
+
+
+def packing(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Packing:
+    """How documents and conversations pack into rows, or comparisons and prompts are padded.
+
+    Raises:
+      UserError: if nothing fits.
+    """
     left_out = LeftOut()
     if "text" in rows[0]:
-        batch = pack_documents(rows, tokenizer, length)
+        tokens, weights = pack_documents(rows, tokenizer, length)
     elif "messages" in rows[0]:
-        batch = pack_demonstrations(rows, tokenizer, length, left_out)
+        tokens, weights = pack_demonstrations(rows, tokenizer, length, left_out)
+    elif "completions" in rows[0]:
+        tokens, weights, _ = pad_comparisons(rows, tokenizer, length, left_out)
     else:
-        return None
-    filled, learned = (batch.tokens_BT.segment_ids > 0).mean(), (batch.weights_BT > 0).mean()
-    return Packing(len(batch.weights_BT), float(filled), float(learned), left_out)
+        tokens, _ = pad_prompt_records(rows, tokenizer, length, left_out)
+        weights = np.zeros(1)  # a prompt is context
+    filled, learned = (tokens.segment_ids > 0).mean(), (weights > 0).mean()
+    return Packing(len(tokens.ids), float(filled), float(learned), left_out)
 
 
 def spans(row: dict, tokenizer: Tokenizer | None) -> Iterator[Span]:

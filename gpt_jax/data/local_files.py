@@ -143,11 +143,11 @@ def _documents(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_marked(path: Path) -> bool:
-    before = ""
+    end = ""
     for block in text_blocks(path):
-        if END_OF_TEXT in before + block:
+        if END_OF_TEXT in end + block:
             return True
-        before = block[-len(END_OF_TEXT) :]
+        end = (end + block)[-len(END_OF_TEXT) :]
     return False
 
 
@@ -163,27 +163,31 @@ def _between_marks(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _grouped_paragraphs(path: Path) -> Iterator[tuple[int, str]]:
-    rest, line = "", 1
+    # `behind`: lines of a document without an end of which pieces were cut off already.
+    rest, line, behind, begun = "", 1, 0, False
     for block in text_blocks(path):
         rest += block
         start = 0
         last = len(rest.rstrip())  # an end that the next block may lengthen is none yet
         for end in re.finditer(r"\n\s*\n", rest):
-            if end.start() - start >= DOCUMENT_CHARACTERS and end.end() <= last:
-                document = rest[start : end.start()].strip("\n")
-                yield from ((line, piece) for piece in _cut_between_words(document))
-                line += rest.count("\n", start, end.end())
-                start = end.end()
-        rest = rest[start:]
-        if len(rest) > LONGEST_WAIT and len(rest.rstrip()) == len(rest):
-            *pieces, rest = _cut_between_words(rest)
+            if (begun or end.start() - start >= DOCUMENT_CHARACTERS) and end.end() <= last:
+                pieces = _cut_between_words(rest[start : end.start()], begun)
+                yield from ((line, piece) for piece in pieces)
+                line += behind + rest.count("\n", start, end.end())
+                start, behind, begun = end.end(), 0, False
+        if last - start > LONGEST_WAIT:
+            *pieces, tail = _cut_between_words(rest[start:last], begun)
             yield from ((line, piece) for piece in pieces)
-            line += sum(piece.count("\n") for piece in pieces)
-    yield from ((line, piece) for piece in _cut_between_words(rest.strip("\n")))
+            behind += rest.count("\n", start, last - len(tail))
+            start, begun = last - len(tail), True
+        rest = rest[start:]
+    yield from ((line, piece) for piece in _cut_between_words(rest, begun))
 
 
-def _cut_between_words(document: str) -> Iterator[str]:
-    if len(document) <= LONGEST_DOCUMENT:
+def _cut_between_words(document: str, begun: bool) -> Iterator[str]:
+    """The document or, if it is very long, pieces of it, as of one of which some are cut off."""
+    document = document.rstrip("\n") if begun else document.strip("\n")
+    if len(document) <= LONGEST_DOCUMENT and not begun:
         yield document
         return
     start = 0

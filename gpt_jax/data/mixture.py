@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 
-_WEIGHTED = re.compile(r"(.+?)=(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+|nan|inf|-[\d.]+)(?:,|$)")
+_WEIGHTED = re.compile(r"(.+?)=(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+|nan|inf|-\d+\.?\d*)(?:,|$)")
 
 
 class Part(NamedTuple):

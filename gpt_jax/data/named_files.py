@@ -33,10 +33,11 @@ def _expanded(piece: str) -> list[Path]:
     folder = _folder_of(piece)
     for path in found:
         # Where links lead was chosen by whoever made the folder, not by whoever wrote the pattern.
-        if not path.resolve().is_relative_to(folder):
+        target = os.path.realpath(path)
+        if not Path(target).is_relative_to(folder):
             raise UserError(
-                f"{path}: this link leads out of {folder.name or folder}, to {path.resolve()}; "
-                "remove it, or name what it leads to."
+                f"{path}: this link leads out of {folder.name or folder}, to {target}; remove it, "
+                "or name what it leads to."
             )
     return found
 
@@ -45,4 +46,4 @@ def _folder_of(pattern: str) -> Path:
     """The folder in front of the first mark, with its own links followed."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed]).resolve()
+    return Path(os.path.realpath(Path(*parts[:fixed])))

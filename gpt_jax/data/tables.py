@@ -89,13 +89,22 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
                 check_unpacked(path, said, MOST_UNPACKED * size)
                 number, seen = 0, 0
                 for batch in table.iter_batches(batch_size=ROWS):
-                    seen += batch.nbytes
-                    check_unpacked(path, seen, MOST_UNPACKED * size)
                     for row in batch.to_pylist():
                         number += 1
+                        seen += _characters(row)
+                        check_unpacked(path, seen, MOST_UNPACKED * size)
                         yield f"{path}: row {number}", plain_row(row)
         except (pyarrow.ArrowException, OverflowError) as error:
             raise unreadable(path, error) from error
+
+
+def _characters(value: Any) -> int:
+    """How much text there is: what a dictionary of few texts unpacks to is known by this alone."""
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def plain_row(row: dict) -> Any:

@@ -24,7 +24,8 @@ from gpt_jax.errors import UserError
 Located = tuple[str, Any]
 ROLES = {"prompter": "user", "assistant": "assistant"}
 _OTHER = NotADemonstration("another reply is ranked above", "replies that another is ranked above")
-_FLAT = {"message_id", "parent_id", "role", "text"}
+_YES, _NO = (True, "True", "true"), (False, "False", "false")  # the cells of a .csv are all text
+_FLAT = {"message_id", "role", "text"}  # and `parent_id`, which a table's row may lack if empty
 
 
 def unrolled(located: Iterable[Located], kind: str) -> Iterator[Located]:
@@ -41,7 +42,7 @@ def unrolled(located: Iterable[Located], kind: str) -> Iterator[Located]:
     located = itertools.chain([first], located)
     if kind == "text" or not isinstance(first[1], dict):
         yield from located
-    elif first[1].keys() >= _FLAT:
+    elif first[1].keys() >= _FLAT and "replies" not in first[1]:
         yield from _from_messages(located, kind)
     elif _is_tree(first[1]):
         for place, row in located:
@@ -62,7 +63,7 @@ def _from_messages(located: Iterable[Located], kind: str) -> Iterator[Located]:
         if problem:
             yield place, problem
             continue
-        nodes[row["message_id"]] = {**row, "parent_id": row["parent_id"] or None, "replies": []}
+        nodes[row["message_id"]] = {**row, "parent_id": row.get("parent_id") or None, "replies": []}
         places[row["message_id"]] = place
     roots, lost = [], []
     for name, node in nodes.items():
@@ -90,7 +91,7 @@ def _problem(row: Any, seen: dict[str, str]) -> UserError | None:
         return error
     if not isinstance(row, dict) or not row.keys() >= _FLAT:
         return UserError("a message needs `message_id`, `parent_id`, `role` and `text`")
-    name, parent = row["message_id"], row["parent_id"] or None
+    name, parent = row["message_id"], row.get("parent_id") or None
     if not isinstance(name, str) or not isinstance(parent, str | None):
         return UserError("`message_id` and `parent_id` must be strings")
     if name in seen:
@@ -133,7 +134,7 @@ def _rows(place: str, root: dict, kind: str) -> Iterator[Located]:
     pending: list[tuple[dict, list[dict]]] = [(root, [])]
     while pending:
         node, before = pending.pop()
-        if node.get("deleted") is True or node.get("review_result") is False:
+        if not _good(node):
             yield place, NotADemonstration("this message was deleted or refused")
             continue
         role, text = node.get("role"), node.get("text")
@@ -178,11 +179,11 @@ def _answered(node: dict) -> bool:
 
 
 def _good(node: dict) -> bool:
-    return node.get("deleted") is not True and node.get("review_result") is not False
+    return node.get("deleted") not in _YES and node.get("review_result") not in _NO
 
 
 def _rank(node: dict) -> int | None:
     rank = node.get("rank")
-    if isinstance(rank, float) and rank.is_integer():  # as tables write it
+    if isinstance(rank, float) and rank.is_integer() or isinstance(rank, str) and rank.isdecimal():
         return int(rank)
     return rank if isinstance(rank, int) and not isinstance(rank, bool) else None

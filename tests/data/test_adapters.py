@@ -172,7 +172,7 @@ def test_poems_are_documents():
             {"instruction": "a", "completions": [{"response": "b", "overall_score": float("nan")}]},
             "not nan",
         ),
-        (to_comparison, {"instruction": "a", "completions": []}, "not empty"),
+        (to_comparison, {"instruction": "a", "completions": []}, "is empty"),
         (to_comparison, {"post": "a", "summaries": ["b", "c"], "choice": 2}, "`choice` must be"),
         (to_comparison, {"post": "a", "summaries": ["b", "c"], "choice": True}, "`choice` must be"),
         (to_demonstration, {"chat": {"turn_2": moss("a", "b")}}, "`turn_1`, `turn_2`"),
@@ -328,3 +328,18 @@ def test_moss_in_two_languages(shared_data):
     assert 200 < chinese < 500
     said = [turn["content"] for row in rows for turn in row["messages"]]
     assert not any("<eo" in text[-6:] or text.startswith("<|") for text in said)
+
+
+def test_trees_in_tables(tmp_path):
+    """A .csv has texts only, a .parquet file no key where a cell is empty."""
+    columns = list(flat(TREE)[0])
+    path = tmp_path / "oasst.csv"
+    lines = [columns, *([str("" if v is None else v) for v in row] for row in TREE)]
+    path.write_text("\n".join(",".join(f'"{cell}"' for cell in line) for line in lines))
+    expected = [{"messages": chat("Hello?", "Hi, better.", "And?", "Well.")}]
+    assert sources.read(str(path), "demonstrations", "all") == expected
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.Table.from_pylist(flat(TREE)), tmp_path / "oasst.parquet"
+    )
+    assert sources.read(str(tmp_path / "oasst.parquet"), "demonstrations", "all") == expected

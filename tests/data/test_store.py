@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_jax.data import pipeline, store, tokenizing
+from gpt_jax.data import beam, pipeline, store, tokenizing
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.encoding import encode_documents
 from gpt_jax.data.rows import language_rows, tokenizer_of_shards
@@ -145,7 +145,9 @@ def test_what_cannot_be_gone_on_with(corpus, tmp_path, tokenizer):
     corpus.write_text('{"text": "a"}\n{"txt": "b"}\n')
     with pytest.raises(UserError, match="corpus.jsonl:2: `text` is missing"):
         write_store(str(corpus), tmp_path / "u", tokenizer)
-    found = write_store(str(corpus), tmp_path / "v", tokenizer, skip_broken=True)
+    with pytest.raises(UserError, match="corpus.jsonl:2: `text` is missing"):
+        write_store(str(corpus), tmp_path / "v", tokenizer)
+    found = write_store(str(corpus), tmp_path / "v", tokenizer, skip_broken=True)  # goes on
     assert found.facts["left_out"] == {"broken rows": 1}
     assert DataConfig(text=f"tokens:{tmp_path}/v").left_out("text") == {"broken rows": 1}
 
@@ -263,6 +265,30 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 
 def test_the_tokens_of_a_large_vocabulary_are_wider(tmp_path, corpus, tokenizer, monkeypatch):
-    monkeypatch.setattr(Tokenizer, "vocab_size", property(lambda self: 70_000))
+    monkeypatch.setattr(Tokenizer, "vocab_size", property(lambda self: 70_000), raising=False)
     assert write_store(str(corpus), tmp_path / "s", tokenizer).facts["dtype"] == "uint32"
     assert tokenizing.bytes_on_disk(str(corpus)) == {Path(corpus): corpus.stat().st_size}
+
+
+def test_beam_writes_the_same_documents(tmp_path, tokenizer):
+    """Each file is a part; and a broken row ends in the sentence that it ends in elsewhere."""
+    pytest.importorskip("apache_beam")
+    texts = documents(300)
+    for i in range(5):
+        some = texts[i * 60 : (i + 1) * 60]
+        (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in some))
+    spec, options = f"{tmp_path}/*.jsonl", "--runner=FnApiRunner"
+    one = write_store(spec, tmp_path / "one", tokenizer)
+    many = beam.write_store(spec, tmp_path / "many", tokenizer, options)
+    assert len(many.facts["parts"]) == 5 and many.facts["left_out"] == {}
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            *(np.concatenate([s.ids() for s in of.shards(split)]) for of in (one, many))
+        )
+    many.verify()
+    assert not list((tmp_path / "many").glob("*.part*"))
+    (tmp_path / "5.jsonl").write_text('{"txt": "a"}\n')
+    with pytest.raises(UserError, match="5.jsonl:1: `text` is missing"):
+        beam.write_store(spec, tmp_path / "broken", tokenizer, options)
+    with pytest.raises(UserError, match="Beam divides files"):
+        beam.write_store("microworld", tmp_path / "m", tokenizer, options)

@@ -66,7 +66,7 @@ class GgufFile:
             import gguf
         except ImportError as error:
             raise UserError(
-                "GGUF files are read by the gguf package; pip install 'gpt_jax[gguf]'"
+                "GGUF files are read by the gguf package; pip install 'gpt_jax[pretrained]'"
             ) from error
         self.where = str(path)
         if not path.is_file():

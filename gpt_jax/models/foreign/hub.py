@@ -23,7 +23,7 @@ def download(name: str) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            "hf: models come by the huggingface_hub package; pip install 'gpt_jax[hf]'"
+            "hf: models come by the huggingface_hub package; pip install 'gpt_jax[pretrained]'"
         ) from error
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
