@@ -22,7 +22,6 @@ from rich.table import Table
 
 from gpt_jax import terminal
 from gpt_jax.data import baselines, duplicates, inspection, mixture, sources, store
-from gpt_jax.data.encoding import load_tokenizer
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Range, check_ranges
@@ -55,7 +54,7 @@ class Config:
 
 def show(config: Config) -> None:
     """Prints all that can be said of a source."""
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else None
     parts = mixture.parse(config.spec)
     if any(store.is_store(part.spec) for part in parts):
         if len(parts) > 1:

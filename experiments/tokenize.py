@@ -18,8 +18,8 @@ import tyro
 
 from gpt_jax import terminal
 from gpt_jax.data import beam, tokenizing, unpacked
-from gpt_jax.data.encoding import load_tokenizer
 from gpt_jax.data.store import Store
+from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.progress import Progress
 
 UNIT = 2**20  # bytes of packed input that the progress counts by
@@ -44,7 +44,7 @@ class Config:
 
 def run(config: Config) -> Store:
     """Writes the shards, or goes on with them."""
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = Tokenizer.load(config.tokenizer)
     if config.beam is not None:
         return beam.write_store(
             config.spec,

@@ -19,7 +19,6 @@ from rich.table import Table
 from gpt_jax import terminal
 from gpt_jax.data import inspection, mixture
 from gpt_jax.data.config import DataConfig
-from gpt_jax.data.encoding import load_tokenizer, save_tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
@@ -47,11 +46,11 @@ class Config:
 def main(config: Config) -> None:
     """Trains, writes and compares."""
     data = DataConfig(text=config.spec, skip_broken=config.skip_broken)
-    other = load_tokenizer(config.beside) if config.beside else None
+    other = Tokenizer.load(config.beside) if config.beside else None
     if (Path(config.output) / "tokenizer.json").exists():
         raise UserError(f"{config.output}: it has a tokenizer already; choose another --output")
     tokenizer = Tokenizer.train(data.tokenizer_texts(), config.vocab_size)
-    save_tokenizer(tokenizer, Path(config.output))
+    tokenizer.save(Path(config.output))
     table = Table(title=f"{tokenizer.vocab_size:,} tokens; bytes per token, held out")
     for name in ("source", "share", "this", *(["beside"] if other else [])):
         table.add_column(name)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from gpt_jax import files
 from gpt_jax.data import named_files, sources, store, tokenizing
-from gpt_jax.data.encoding import load_tokenizer
 from gpt_jax.data.extra import extra
 from gpt_jax.data.parts import Part
 from gpt_jax.errors import UserError
@@ -92,4 +91,4 @@ def _write_part(numbered: tuple[int, str], folder: Path, skip_broken: bool) -> N
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(folder: Path) -> Tokenizer:
-    return load_tokenizer(folder)
+    return Tokenizer.load(folder)

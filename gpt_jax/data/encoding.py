@@ -26,27 +26,11 @@ Made = TypeVar("Made")
 
 CHUNK_CHARACTERS, CHUNK_ITEMS = 2**21, 4096
 UNDER_WAY = 2  # batches
-_PROBE = "One word. Another 12."
 
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     """`chat.render_document` of every text, as int32 arrays, by the library's batch encoder."""
-    before, space, after = _frame(tokenizer)
-    batch = tokenizer._backend.encode_batch_fast(
-        [space + text for text in texts], add_special_tokens=False
-    )
-    return [np.array([*before, *encoding.ids, *after], np.int32) for encoding in batch]
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], str, list[int]]:
-    """What `chat.render_document` puts around a text: ids before, a space in front, ids after."""
-    whole = chat.render_document(_PROBE, tokenizer)
-    for space in (" ", ""):
-        ids = tokenizer.encode(space + _PROBE)
-        starts = (i for i in range(len(whole)) if whole[i : i + len(ids)] == ids)
-        if (start := next(starts, None)) is not None:
-            return whole[:start], space, whole[start + len(ids) :]
-    raise ValueError("a document is no longer a text between two marks")
+    return [np.array(ids, np.int32) for ids in chat.render_documents(texts, tokenizer)]
 
 
 def in_chunks(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -80,17 +64,6 @@ def encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarra
     chunks = in_chunks(texts, len)
     made = ahead(lambda chunk: encode_documents(chunk, tokenizer), chunks)
     return itertools.chain.from_iterable(ids for _, ids in made)
-
-
-def load_tokenizer(where: str | Path) -> Tokenizer:
-    """The tokenizer of a run folder, or a tokenizer file."""
-    inside = Path(where) / "tokenizer.json"
-    return Tokenizer.load(inside if inside.is_file() else where)
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes it so that `load_tokenizer(folder)` is equal to it."""
-    tokenizer.save(folder / "tokenizer.json")
 
 
 def tokenizer_digest(folder: Path) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from gpt_jax import files
 from gpt_jax.data.batches import Batch, empty_tokens
-from gpt_jax.data.encoding import load_tokenizer, tokenizer_digest
+from gpt_jax.data.encoding import tokenizer_digest
 from gpt_jax.data.split import MOST_TEST_ROWS
 from gpt_jax.errors import UserError
 from gpt_jax.text import chat
@@ -115,7 +115,7 @@ class Store:
         """The one that made the tokens."""
         if tokenizer_digest(self.folder) != self.facts["tokenizer"]:
             raise UserError(f"{self.folder}/tokenizer.json has changed since; {MEND}.")
-        return load_tokenizer(self.folder)
+        return Tokenizer.load(self.folder)
 
     def held_out(self) -> Iterator[np.ndarray]:
         """The tokens of the held-out documents, at most `MOST_TEST_ROWS` of them."""

@@ -20,8 +20,6 @@ from gpt_jax.data.encoding import (
     ahead,
     encode_documents,
     in_chunks,
-    load_tokenizer,
-    save_tokenizer,
     tokenizer_digest,
 )
 from gpt_jax.data.parts import Part
@@ -77,7 +75,7 @@ def begin(spec: str, folder: Path, tokenizer: Tokenizer, skip_broken: bool) -> d
         if skip_broken and not facts.get("skip_broken"):
             facts["skip_broken"] = True  # a run without it has met no broken row so far
         other = [name for name, value in made_from.items() if facts.get(name) != value]
-        if tokenizer_digest(folder) != facts["tokenizer"] or load_tokenizer(folder) != tokenizer:
+        if tokenizer_digest(folder) != facts["tokenizer"] or Tokenizer.load(folder) != tokenizer:
             other.append("tokenizer")
         if other:
             raise UserError(
@@ -91,7 +89,7 @@ def begin(spec: str, folder: Path, tokenizer: Tokenizer, skip_broken: bool) -> d
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.unwritable(folder, error) from error
-    save_tokenizer(tokenizer, folder)
+    tokenizer.save(folder)
     facts = {
         "format": store.FORMAT,
         "dtype": "uint16" if tokenizer.vocab_size <= 2**16 else "uint32",

@@ -125,9 +125,15 @@ def render_document(text: str, tokenizer: Tokenizer) -> list[int]:
     A tokenizer that was not trained here opens it with its own token for that, where texts of its
     model begin with one, and reads the text without a space in front.
     """
+    return render_documents([text], tokenizer)[0]
+
+
+def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """`render_document` of many texts, encoded on all cores."""
     opening = tokenizer.bos_id if tokenizer.begins_with_bos else tokenizer.document_id
-    text = " " + text if tokenizer.template == OURS else text
-    return [opening, *tokenizer.encode(text), tokenizer.document_id]
+    space = " " if tokenizer.template == OURS else ""
+    encoded = tokenizer.encode_batch([space + text for text in texts])
+    return [[opening, *ids, tokenizer.document_id] for ids in encoded]
 
 
 def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:

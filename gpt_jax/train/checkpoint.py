@@ -281,7 +281,7 @@ def load_model_files(
         raise UserError(
             f"{path}: a model of type {kind} is not known here; import the file that defines it"
         )
-    tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer.json has {tokenizer.vocab_size} tokens, its model.json only "

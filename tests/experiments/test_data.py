@@ -12,7 +12,6 @@ import rich
 from experiments import data, pretrain, tokenize
 from gpt_jax.data import mixed, store
 from gpt_jax.data.config import DataConfig
-from gpt_jax.data.encoding import save_tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text.tokenizer import Tokenizer
@@ -35,7 +34,7 @@ def folder(tmp_path):
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in some))
     (tmp_path / "exam.jsonl").write_text(json.dumps({"question": SENTENCE}) + "\n")
-    save_tokenizer(Tokenizer.train((row["text"] for row in rows["text"]), 300), tmp_path)
+    Tokenizer.train((row["text"] for row in rows["text"]), 300).save(tmp_path)
     return tmp_path
 
 

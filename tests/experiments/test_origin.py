@@ -1,7 +1,6 @@
 """Stages that start from a model that lies in Hugging Face's layout, and go back to it."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from experiments import convert, ppo, reward, sft
 from gpt_jax.errors import UserError
 from gpt_jax.generate import Sampling
+from gpt_jax.metrics import read_metrics
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
 from gpt_jax.models.foreign.export import save_pretrained
@@ -76,7 +76,7 @@ def test_ppo_from_a_policy_and_a_reward_model_from_elsewhere(tmp_path):
     judge = export(tmp_path / "judge", scorer=True)
     options = [f"--init-from={policy}", f"--reward-from={judge}", "--ppo.train.steps=1"]
     config = few_steps(ppo, *options, "--context=96", f"--run-dir={tmp_path / 'ppo'}")
-    rows = [json.loads(line) for line in open(tmp_path / "ppo" / "metrics.jsonl")]
+    rows = read_metrics(tmp_path / "ppo")
     assert np.isfinite(rows[-1]["objective/scores"]) and abs(rows[0]["objective/kl"]) < 1e-5
     assert open_run(config.run_dir).config.context_length == 96
 
