@@ -78,6 +78,8 @@ class Config(command.Common):
     """Of that model use no more than so many tokens of its context."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """What that model computes in."""
+    template: str | None = None
+    """The chat template that it is to learn, if it has none or another (`experiments.sft`)."""
     pretrain: pretrain.Pretrain
     """Not used with `--init-from`."""
     sft: GradientRecipe
@@ -96,10 +98,10 @@ class Config(command.Common):
             raise UserError(
                 "--rounds needs labels of the policy's own answers; leave --data.comparisons out"
             )
-        if self.init_from is None and (self.context or self.dtype):
+        if self.init_from is None and (self.context or self.dtype or self.template):
             raise UserError(
-                "--context and --dtype are of the model in --init-from; of one that is pretrained "
-                "here give --pretrain.model.context-length and --pretrain.model.dtype"
+                "--context, --dtype and --template are of the model in --init-from; of one that is "
+                "pretrained here give --pretrain.model.context-length and --pretrain.model.dtype"
             )
 
 
@@ -158,6 +160,7 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
         init_from=config.init_from or f"{folder}/pretrain",
         context=config.context,
         dtype=config.dtype,
+        template=config.template,
         sft=config.sft,
     )
     start, labels, before = f"{folder}/sft", (), None
@@ -246,7 +249,7 @@ def look_ahead(
 def base_files(config: Config) -> ModelFiles:
     """Shape and tokenizer of the model that is finetuned."""
     if config.init_from is not None:
-        return start_of(stage_configs(config)["sft"])
+        return start_of(stage_configs(config)["sft"], template=config.template)
     this = stage_configs(config)["pretrain"]
     return ModelFiles(this.pretrain.model, pretrain.tokenizer_of(this))
 

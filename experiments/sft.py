@@ -34,6 +34,9 @@ from gpt_jax.train.step import LossFn
 class Config(Started):
     run_dir: str = "runs/sft/default"
     init_from: str = "runs/pretrain/default"
+    template: str | None = None
+    """The chat template that the model is to learn: gpt_jax, chatml, llama3, gemma, mistral,
+    alpaca, hh or moss. None: its own. Tokens that are new to it begin as the mean of the old."""
     sft: GradientRecipe
 
 
@@ -64,7 +67,7 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
         seed=config.seed,
         tokenizer=tokenizer,
         first=first,
-        load=lambda mesh: Parameters((start_params(config, mesh),)),
+        load=lambda mesh: Parameters((start_params(config, mesh, config.template),)),
         shapes=Parameters((param_shapes(model),)),
         loss=loss,
         kinds=("demonstrations",),
@@ -76,7 +79,7 @@ def main(config: Config, loss: LossFn = lm_loss) -> None:
     """Runs the stage; the loss may be another one."""
 
     def stage(mesh: Mesh) -> Stage:
-        return prepare(config, start_of(config), mesh, loss)
+        return prepare(config, start_of(config, template=config.template), mesh, loss)
 
     run_stage("sft", config, stage)
 

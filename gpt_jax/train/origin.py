@@ -20,9 +20,11 @@ from typing import Any, Literal
 
 from jax.sharding import Mesh
 
+from gpt_jax.data.sources import say_once
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Model, param_shapes
+from gpt_jax.models.grow import grow
 from gpt_jax.models.weights import Pretrained, open_pretrained
 from gpt_jax.ranges import Positive
 from gpt_jax.text.tokenizer import Tokenizer
@@ -47,14 +49,34 @@ class Started(Common):
     elsewhere."""
 
 
-def start_of(config: Started, shapes: Callable[[Model], Any] | None = param_shapes) -> ModelFiles:
-    """Shape and tokenizer of what a stage starts from; see `load_model_files`."""
-    return load_model_files(config.init_from, shapes, context=config.context, dtype=config.dtype)
+def start_of(
+    config: Started,
+    shapes: Callable[[Model], Any] | None = param_shapes,
+    template: str | None = None,
+) -> ModelFiles:
+    """Shape and tokenizer of what a stage starts from.
+
+    Args:
+      config: of the stage.
+      shapes: as for `load_model_files`.
+      template: the name of a chat template that the model is to learn; it has rows for its tokens.
+    """
+    how = {"context": config.context, "dtype": config.dtype}
+    model, tokenizer = load_model_files(config.init_from, shapes, **how)
+    if template is None:
+        return ModelFiles(model, tokenizer)
+    tokenizer = tokenizer.with_template(template)
+    rows = max(model.vocab_size, tokenizer.vocab_size)
+    return ModelFiles(dataclasses.replace(model, vocab_size=rows), tokenizer)
 
 
-def start_params(config: Started, mesh: Mesh) -> dict[str, Any]:
-    """The parameters that a stage starts from, over the mesh."""
-    return load_params(config.init_from, mesh, context=config.context)
+def start_params(config: Started, mesh: Mesh, template: str | None = None) -> dict[str, Any]:
+    """The parameters that a stage starts from, over the mesh; see `start_of`."""
+    params = load_params(config.init_from, mesh, context=config.context)
+    if template is None:
+        return params
+    rows = start_of(config, template=template).model.vocab_size
+    return grow(params, start_of(config).model, rows)[1]
 
 
 def is_foreign(where: str | Path) -> bool:
@@ -94,6 +116,11 @@ def load_model_files(
     else:
         found = _opened(str(where))
         model, tokenizer = found.config, Tokenizer.load(found.folder_or_file)
+        if lost := tokenizer.missing_bytes:
+            say_once(
+                f"{where}: its vocabulary lacks {len(lost)} of the 256 bytes; characters that are "
+                "written with them (control characters and rare scripts, mostly) are lost"
+            )
         needed = shapes is None or "head" in shapes(model)
         if shapes is not None and needed != found.is_scorer:
             kinds = {True: "a reward model", False: "a language model"}

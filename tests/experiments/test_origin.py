@@ -62,6 +62,24 @@ def test_a_model_from_elsewhere_is_finetuned_and_goes_back(tmp_path):
         convert.main(config.run_dir, tmp_path / "ours")
 
 
+def test_a_base_model_learns_a_template(tmp_path):
+    """Its new tokens have rows of their own. Break it: leave `grow` out of `start_params`."""
+    tokenizer = Tokenizer.train(TEXTS, 280)
+    tokenizer = Tokenizer(tokenizer._found._replace(jinja=None))
+    model = dataclasses.replace(ROPE, vocab_size=280)
+    params = init(model, jax.random.key(0))
+    folder = tmp_path / "theirs"
+    save_pretrained(folder, model, params, stop_ids=tokenizer.stop_ids)
+    tokenizer.save(folder)
+    options = [f"--init-from={folder}", "--context=96"]
+    with pytest.raises(UserError, match="chatml"):
+        few_steps(sft, *options, f"--run-dir={tmp_path / 'none'}")
+    config = few_steps(sft, *options, f"--run-dir={tmp_path / 'sft'}", "--template=chatml")
+    model, params, tokenizer = load_model(config.run_dir)
+    assert model.vocab_size == tokenizer.vocab_size == len(params["embed"]["tokens"]) == 282
+    assert open_run(config.run_dir).complete(["Who are you?"], Sampling(max_new_tokens=2))
+
+
 def test_what_a_run_started_from_is_compared(tmp_path):
     folder = export(tmp_path / "theirs")
     options = [f"--init-from={folder}", "--context=96", f"--run-dir={tmp_path / 'sft'}"]
