@@ -62,8 +62,8 @@ def render_completion(text: str, stopped: bool, tokenizer: Tokenizer) -> list[in
 def _template(tokenizer: Tokenizer) -> Template | JinjaTemplate:
     if tokenizer.template is None:
         raise UserError(
-            "this tokenizer has no chat template, as a base model's; choose one by its name (--template): "
-            + ", ".join(template.name for template in TEMPLATES)
+            "this tokenizer has no chat template, as a base model's; choose one by its name "
+            "(--template): " + ", ".join(template.name for template in TEMPLATES)
         )
     return tokenizer.template
 
