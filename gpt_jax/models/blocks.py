@@ -19,7 +19,6 @@ from gpt_jax.models.layers import Norm, dense
 from gpt_jax.models.positions import rotate
 from gpt_jax.parallel.rules import constrain
 
-
 ACTIVATIONS = {
     "gelu": nn.gelu,
     "gelu_exact": functools.partial(nn.gelu, approximate=False),
