@@ -49,6 +49,9 @@ setup(
             "nvidia-cuda-nvcc>=13",
             "nvidia-nvvm>=13",
         ],
+        # Models from elsewhere: from the hub, and llama.cpp's files.
+        "hf": ["huggingface_hub>=0.30"],
+        "gguf": ["gguf>=0.17"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
@@ -61,7 +64,15 @@ setup(
             "tensorboardX>=2.6",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
-        "parity": ["torch==2.13.0", "transformers>=4.50"],
+        # accelerate is what transformers asks for to load GGUF; the two models are the tests' fixtures.
+        "parity": [
+            "torch==2.13.0",
+            "transformers>=5.0",
+            "accelerate>=1",
+            "safetensors>=0.5",
+            "gguf>=0.17",
+            "huggingface_hub>=0.30",
+        ],
         "dev": ["ruff>=0.11"],
     },
 )
