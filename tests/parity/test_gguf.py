@@ -133,7 +133,11 @@ def test_blocks_are_dequantized_part_by_part_as_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "is missing"), (b"", "is not a whole GGUF"), (b"GGUF" + bytes(60), "is not a whole GGUF")],
+    [
+        (None, "is missing"),
+        (b"", "is not a whole GGUF"),
+        (b"GGUF" + bytes(60), "is not a whole GGUF"),
+    ],
 )
 def test_a_broken_file_is_named(content, sentence, tmp_path):
     path = tmp_path / "model.gguf"

@@ -20,7 +20,7 @@ from gpt_jax.models.foreign.export import save_pretrained  # noqa: E402
 from gpt_jax.models.weights import open_pretrained  # noqa: E402
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh  # noqa: E402
 from tests.parity.families import CONFIGS, V, randomised  # noqa: E402
-from tests.parity.test_transformers import OWN  # noqa: E402
+from tests.parity.test_transformers import OWN, random_params  # noqa: E402
 
 LENGTHS, T = (9, 5, 2), 9
 IDS = np.random.default_rng(0).integers(3, V, (3, T))
@@ -55,8 +55,7 @@ def test_their_reward_models_give_the_same_scores(name, tmp_path):
 def test_our_reward_models_give_the_same_scores_there(name, tmp_path):
     """But for the bias, which config.json states and `transformers` does not read."""
     config = OWN[name]
-    backbone = jax.tree.map(lambda x: 5 * x, init(config, jax.random.key(0)))
-    scorer = init_scorer(config, backbone, jax.random.key(1))
+    scorer = init_scorer(config, random_params(config), jax.random.key(1))
     scorer["head"]["bias"] += 0.75
     save_pretrained(tmp_path, config, scorer, stop_ids=[1], pad_id=0)
     assert json.loads((tmp_path / "config.json").read_text())["head_bias"] == 0.75

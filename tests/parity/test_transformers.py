@@ -183,13 +183,22 @@ OWN = {
 )
 def test_our_own_models_find_a_family(name, kind, tmp_path):
     config = OWN[name]
-    params = jax.tree.map(lambda x: 5 * x, init(config, jax.random.key(0)))
+    params = random_params(config)
     save_pretrained(tmp_path, config, params, stop_ids=[1, 2])
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert model.config.model_type == kind and model.generation_config.eos_token_id == [1, 2]
     ours = jitted_logits(config, params, rows_of(IDS))
     np.testing.assert_allclose(np.asarray(ours), their_logits(model), atol=1e-4)
     np.testing.assert_array_equal(greedy(config, params), their_greedy(model))
+
+
+def random_params(config):
+    """As `randomised` makes theirs."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
+        init(config, jax.random.key(0)),
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
