@@ -17,8 +17,6 @@ from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.models.weights import open_pretrained  # noqa: E402
 from tests.parity.families import LLAMA3, YARN, logits_of, randomised, rows_of  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 SHAPE = dict(
     vocab_size=61,
     hidden_size=24,
@@ -207,8 +205,8 @@ def test_every_key_is_computed_as_theirs_changes_nothing_or_is_refused(folder):
             config, params = loaded(folder)
         except UserError as error:
             # Another family lacks other keys; a head may be odd only with the positions it has.
-            named = key in str(error) or "tensor" in str(error)
-            assert named or key in ("model_type", "head_dim"), error
+            named = key in str(error) or "tensor" in str(error) or "even number" in str(error)
+            assert named or key in ("model_type", "hidden_size"), error
             assert "\n" not in str(error)
             continue
         if config == base and key in harmless:

@@ -20,8 +20,8 @@ from gpt_jax.data.batches import Tokens, pad_prompts  # noqa: E402
 from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.generate.sampler import generate  # noqa: E402
 from gpt_jax.models import ModelConfig, forward, init, token_logprobs, token_nll  # noqa: E402
+from gpt_jax.models.foreign.configs import computed, config_to_hf  # noqa: E402
 from gpt_jax.models.foreign.export import save_pretrained  # noqa: E402
-from gpt_jax.models.foreign.families import computed, config_to_hf  # noqa: E402
 from gpt_jax.models.foreign.safetensors import TensorFiles  # noqa: E402
 from gpt_jax.models.presets import PRESETS, tiny  # noqa: E402
 from gpt_jax.models.weights import open_pretrained  # noqa: E402
