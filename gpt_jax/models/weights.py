@@ -18,8 +18,8 @@ from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.foreign import assemble
 from gpt_jax.models.foreign.assemble import Dtype, Source
+from gpt_jax.models.foreign.configs import config_from_hf
 from gpt_jax.models.foreign.export import HEAD_BIAS
-from gpt_jax.models.foreign.families import config_from_hf
 from gpt_jax.models.foreign.gguf_file import gguf_entries, open_gguf
 from gpt_jax.models.foreign.hub import download
 from gpt_jax.models.foreign.safetensors import TensorFiles, read_json

@@ -23,7 +23,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.foreign.assemble import leaves
-from gpt_jax.models.foreign.families import FAMILIES, config_to_hf
+from gpt_jax.models.foreign.configs import config_to_hf
+from gpt_jax.models.foreign.families import FAMILIES
 from gpt_jax.models.foreign.safetensors import INDEX
 from gpt_jax.models.foreign.tensors import SCORE, TABLES, Entry, entries
 from gpt_jax.models.heads import is_scorer

@@ -232,7 +232,10 @@ def layer_pattern(
     if every == 1:
         return {"window": None}
     if window is None:
-        raise UserError(f"{keys.where}: sliding_window is missing, but not all layers are global")
+        raise UserError(
+            f"{keys.where}: sliding_window is missing (or not used), but by {key} not all layers "
+            "are global"
+        )
     return {"window": window, "global_every": every}
 
 
