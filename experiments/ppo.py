@@ -18,6 +18,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
+from gpt_jax.models.quantized import quantized_axes
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.online import iteration_programs
 from gpt_jax.plan.workload import StepPlan, Workload
@@ -60,7 +61,7 @@ def functions(
     return Functions(
         functools.partial(init_state, recipe, model, optimizer),
         make_iteration(ppo(recipe, model, ends), optimizer, scoring.reward, recipe.offload_frozen),
-        axes_of(*model, *scoring.models),
+        quantized_axes(axes_of(*model, *scoring.models)),
     )
 
 

@@ -93,31 +93,34 @@ def _in_blocks(x: Any, axis: int, size: int) -> Any:
     return x.reshape(*x.shape[:place], x.shape[place] // size, size, *x.shape[place + 1 :])
 
 
-def quantize_array(x: np.ndarray, kind: Kind, axis: int, name: str = "a matrix") -> Quantized:
-    """A matrix on the host in blocks; see the top of this file for the error.
+def quantize_array(
+    x: np.ndarray | jax.Array, kind: Kind, axis: int, name: str = "a matrix"
+) -> Quantized:
+    """A matrix in blocks; see the top of this file for the error.
 
     Args:
-      x: floating point, of at least two axes.
+      x: floating point, of at least two axes; on the host it is looked at and stays there.
       kind: "int8" or "int4".
       axis: the input axis, -1 or -2.
       name: how errors call it.
 
     Raises:
-      UserError: if blocks of 32 do not divide the axis, or a weight is not finite.
+      UserError: if blocks of 32 do not divide the axis, or a weight on the host is not finite.
     """
     if x.shape[axis] % BLOCK:
         raise UserError(
             f"{name}: blocks of {BLOCK} do not divide its input axis of {x.shape[axis]}; keep "
             "this model in bfloat16"
         )
-    blocks = _in_blocks(np.asarray(x, np.float32), axis, BLOCK)
-    largest = np.abs(blocks).max(axis=axis, keepdims=True)
-    if not np.isfinite(largest).all():
+    xp = jnp if isinstance(x, jax.Array) else np
+    blocks = _in_blocks(xp.asarray(x, np.float32), axis, BLOCK)
+    largest = xp.abs(blocks).max(axis=axis, keepdims=True)
+    if xp is np and not np.isfinite(largest).all():
         raise UserError(f"{name} has a weight that is not finite; it cannot be quantized")
     scales = largest / np.float32(LARGEST[kind])
-    values = np.rint(blocks / np.where(scales == 0, np.float32(1), scales)).astype(np.int8)
+    values = xp.rint(blocks / xp.where(scales == 0, np.float32(1), scales)).astype(np.int8)
     if kind == "int4":
-        low, high = np.split((values + 8).astype(np.uint8), 2, axis=axis)
+        low, high = xp.split((values + 8).astype(np.uint8), 2, axis=axis)
         values = low | high << 4
     shape = list(x.shape)
     shape[axis] //= 1 if kind == "int8" else 2
@@ -136,7 +139,7 @@ def quantize(params: Any, axes: Axes, kind: Kind) -> Any:
     """Parameters whose kernels and embeddings are in blocks.
 
     Args:
-      params: a nested dict of floating-point arrays.
+      params: a nested dict of floating-point arrays, on the host, on devices, or traced.
       axes: their logical axes, which say what is a matrix (`models.axes_of`).
       kind: "int8" or "int4".
     """
@@ -144,7 +147,26 @@ def quantize(params: Any, axes: Axes, kind: Kind) -> Any:
     def one(path, x):
         name = path_name(path)
         axis = block_axis(name, axes, x.ndim)
-        return x if axis is None else quantize_array(np.asarray(x), kind, axis, name)
+        return x if axis is None else quantize_array(x, kind, axis, name)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def keep_as(params: Any, axes: Axes, dtype: Kind | Literal["bfloat16"] | None) -> Any:
+    """Frozen parameters whose matrices take less memory; all else stays float32.
+
+    Args:
+      params, axes: as for `quantize`.
+      dtype: of the matrices; None: they stay as they are.
+    """
+    if dtype is None:
+        return params
+    if dtype != "bfloat16":
+        return quantize(params, axes, dtype)
+
+    def one(path, x):
+        matrix = is_matrix(find_axes(axes, path_name(path), x.ndim))
+        return x.astype(jnp.bfloat16) if matrix else x
 
     return jax.tree_util.tree_map_with_path(one, params)
 

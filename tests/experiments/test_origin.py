@@ -99,6 +99,18 @@ def test_ppo_from_a_policy_and_a_reward_model_from_elsewhere(tmp_path):
     assert open_run(config.run_dir).config.context_length == 96
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int4"])
+def test_frozen_models_are_kept_small(tmp_path, dtype):
+    """The KL starts at the error of the reference. Break it: keep what is frozen as it is."""
+    model = dataclasses.replace(ROPE, width=32)
+    policy = export(tmp_path / "policy", model)
+    judge = export(tmp_path / "judge", model, scorer=True)
+    options = [f"--init-from={policy}", f"--reward-from={judge}", "--ppo.train.steps=1"]
+    few_steps(ppo, *options, f"--run-dir={tmp_path / 'ppo'}", f"--ppo.frozen-dtype={dtype}")
+    (first, *_) = read_metrics(tmp_path / "ppo")
+    assert 1e-9 < abs(first["objective/kl"]) < 0.05
+
+
 def test_a_reward_model_goes_to_hugging_face_and_back(tmp_path):
     folder = export(tmp_path / "theirs")
     options = ["--reward.likelihood", "None", "--context=96", "--data.comparisons=microworld"]
