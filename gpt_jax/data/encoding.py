@@ -31,14 +31,14 @@ _PROBE = "One word. Another 12."
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     """`chat.render_document` of every text, as int32 arrays, by the library's batch encoder."""
-    before, space, after = _frame(tokenizer)
+    before, space, after = frame(tokenizer)
     batch = tokenizer._backend.encode_batch_fast(
         [space + text for text in texts], add_special_tokens=False
     )
     return [np.array([*before, *encoding.ids, *after], np.int32) for encoding in batch]
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], str, list[int]]:
+def frame(tokenizer: Tokenizer) -> tuple[list[int], str, list[int]]:
     """What `chat.render_document` puts around a text: ids before, a space in front, ids after."""
     whole = chat.render_document(_PROBE, tokenizer)
     for space in (" ", ""):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.data.duplicates import words
-from gpt_jax.data.encoding import encode_all
+from gpt_jax.data.encoding import encode_all, frame
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import (
     pack_demonstrations,
@@ -72,7 +72,8 @@ def lengths(rows: Sequence[dict], tokenizer: Tokenizer | None) -> np.ndarray:
 
 def bytes_per_token(texts: Sequence[str], tokenizer: Tokenizer) -> float:
     """How many bytes of UTF-8 a token stands for, what is put around a document not counted."""
-    around = len(chat.render_document("", tokenizer)) - len(tokenizer.encode(" "))
+    before, _, after = frame(tokenizer)
+    around = len(before) + len(after)
     tokens = sum(len(ids) - around for ids in encode_all(texts, tokenizer))
     return sum(len(text.encode()) for text in texts) / tokens
 
