@@ -71,9 +71,8 @@ def lengths(rows: Sequence[dict], tokenizer: Tokenizer | None) -> np.ndarray:
 
 
 def bytes_per_token(texts: Sequence[str], tokenizer: Tokenizer) -> float:
-    """How many bytes of UTF-8 a token stands for, what is put around a document not counted."""
-    around = len(chat.render_document("", tokenizer)) - len(tokenizer.encode(" "))
-    tokens = sum(len(ids) - around for ids in encode_all(texts, tokenizer))
+    """How many bytes of UTF-8 a token stands for, the two around each document not counted."""
+    tokens = sum(len(ids) - 2 for ids in encode_all(texts, tokenizer))
     return sum(len(text.encode()) for text in texts) / tokens
 
 

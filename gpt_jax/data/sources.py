@@ -152,11 +152,12 @@ def _read_mixture(
     drawn = mixture.rows_by_share(rows, [part.share for part in parts], seed)
     counts = mixture.whole_shares([part.share for part in parts], len(drawn))
     for part, some, count in zip(parts, rows, counts, strict=True):
+        left_out[f"rows of {part.spec} beyond its share"] += max(0, len(some) - count)
         say_once(
             f"{part.spec}: {part.share:.1%} of the {kind}, {count / len(some):.2f} of its "
             f"{len(some):,} rows in one pass"
         )
-    return Read(drawn, left_out)
+    return Read(drawn, +left_out)
 
 
 def raw_rows(spec: str, kind: str = "text") -> Iterator[Located]:

@@ -102,6 +102,13 @@ def test_what_is_learned_is_painted():
     assert ("hello\n", "learned") in plain and ("up\n", "context") in plain
 
 
+def test_bytes_per_token_count_the_text_alone():
+    tokenizer = Tokenizer.train(["hello world"] * 9, 300)
+    texts = ["hello", "world world", "é"]
+    tokens = sum(len(tokenizer.encode(" " + text)) for text in texts)
+    assert inspection.bytes_per_token(texts, tokenizer) == 18 / tokens
+
+
 def test_the_overlap_of_real_files_is_that_of_plain_sets(shared_data):
     """GSM8K's own halves: nine of the test questions share thirteen words with training ones."""
     read = lambda name: list(sources.raw_rows(str(shared_data / "gsm8k" / name)))  # noqa: E731

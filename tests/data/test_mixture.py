@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.data import order, pipeline
+from gpt_jax.data import sources as sources_module
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.mixture import Part, parse, texts_by_share
 from gpt_jax.data.rows import language_rows
@@ -163,6 +164,9 @@ def test_other_kinds_are_mixed_by_rows(tmp_path, capsys):
     assert len(set(of_b)) == len(of_b)
     assert rows == config.read("demonstrations", "train")
     assert "50.0% of the demonstrations" in capsys.readouterr().err
+    of_all = sources_module.read(str(paths[1]), "demonstrations", "train")
+    beyond = {f"rows of {paths[1]} beyond its share": len(of_all) - len(of_b)}
+    assert config.left_out("demonstrations") == beyond
     assert config.fingerprints()["demonstrations"].count("-") == 1
 
 
