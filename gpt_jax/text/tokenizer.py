@@ -245,11 +245,6 @@ class Tokenizer:
             for ids, text in zip(rows, texts, strict=True)
         ]
 
-    def bytes_per_token(self, texts: Sequence[str]) -> float:
-        """How many bytes of UTF-8 a token of these texts stands for."""
-        tokens = sum(map(len, self.encode_batch(texts)))
-        return sum(len(text.encode()) for text in texts) / max(tokens, 1)
-
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)

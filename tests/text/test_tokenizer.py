@@ -109,13 +109,6 @@ def test_new_tokens_come_last_and_old_ones_become_special():
     assert base.with_template("chatml").vocab_size == base.vocab_size + 2
 
 
-def test_bytes_per_token():
-    tokenizer = Tokenizer(vocabularies.gpt2())
-    texts = ["Hello there", "北京"]
-    tokens = sum(len(tokenizer.encode(text)) for text in texts)
-    assert tokenizer.bytes_per_token(texts) == (11 + 6) / tokens
-
-
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
