@@ -131,10 +131,13 @@ class ModelConfig:
             raise UserError(f"Sinusoidal positions need an even width, but it is {c.width}.")
 
     def _check_rope(self) -> None:
+        head_size = self.resolved().head_size
+        if self.rope_share == 1.0 and head_size % 2:
+            raise UserError(f"Rotary positions need an even head_size, but it is {head_size}.")
         if not self.rotated or self.rotated % 2:
             raise UserError(
                 "Rotary positions need an even number of dimensions of a head, but rope_share "
-                f"{self.rope_share:g} of head_size {self.resolved().head_size} is {self.rotated}."
+                f"{self.rope_share:g} of head_size {head_size} is {self.rotated}."
             )
         if self.rope_scaling == "linear":
             return

@@ -112,6 +112,7 @@ def logical_axes(model: Model) -> Axes:
     """
 
 
+@functools.singledispatch
 def param_shapes(model: Model) -> Params:
     """The parameters as ShapeDtypeStructs; nothing is allocated."""
     return jax.eval_shape(lambda: init(model, jax.random.key(0)))

@@ -48,10 +48,21 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Params:
     return Transformer(config).init(key, dummy, mutable="params")["params"]
 
 
+@functools.cache
+def _abstract(config: ModelConfig) -> Params:
+    """The boxed parameters as ShapeDtypeStructs: tracing them takes a quarter of a second."""
+    return jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
+
+
+@contract.param_shapes.register(ModelConfig)
+def _param_shapes(config: ModelConfig) -> Params:
+    return unboxed(_abstract(config))
+
+
 @contract.logical_axes.register(ModelConfig)
 @functools.cache
 def _logical_axes(config: ModelConfig) -> Axes:
-    return declared(jax.eval_shape(lambda: _boxed(config, jax.random.key(0))))
+    return declared(_abstract(config))
 
 
 @contract.forward.register(ModelConfig)

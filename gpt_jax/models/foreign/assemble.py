@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.contract import Params, logical_axes
+from gpt_jax.models.contract import Params, logical_axes, param_shapes
 from gpt_jax.models.foreign import copies
-from gpt_jax.models.foreign.tensors import SCORE, Entry, shapes_of
+from gpt_jax.models.foreign.tensors import SCORE, Entry
 from gpt_jax.models.quantized import BLOCK, Quantized, block_axis, quantize_array
 from gpt_jax.parallel import rules
 
@@ -71,7 +71,7 @@ def check(
     Raises:
       UserError: naming the first tensor that is missing, of another type or shape, or not used.
     """
-    shapes = leaves(shapes_of(config))
+    shapes = leaves(param_shapes(config))
     expected: dict[str, tuple[int, ...]] = {SCORE: (1, config.width)} if scorer else {}
     for path, entry in found.items():
         shape = list(shapes[path].shape[entry.stacked :])
@@ -131,7 +131,7 @@ def load(
     Raises:
       UserError: if the mesh does not divide a parameter, or its blocks.
     """
-    shapes, axes = shapes_of(config), logical_axes(config)
+    shapes, axes = param_shapes(config), logical_axes(config)
     places = None if mesh is None else leaves(rules.shardings(shapes, mesh, axes))
     in_blocks = dtype in ("int8", "int4")
     with ThreadPoolExecutor(copies.WORKERS) as pool:

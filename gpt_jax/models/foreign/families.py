@@ -68,7 +68,7 @@ def _positive_scale() -> Part:
 
 
 def _opt_norms() -> Part:
-    """The largest OPT models norm what a layer reads, the 350M one what it has written."""
+    """OPT models norm what a layer reads, but the 350M one what it has written."""
 
     def read(keys, fields):
         before = keys.take("do_layer_norm_before", bool, True)

@@ -233,8 +233,8 @@ def layer_pattern(
         return {"window": None}
     if window is None:
         raise UserError(
-            f"{keys.where}: sliding_window is missing (or not used), but by {key} not all layers "
-            "are global"
+            f"{keys.where}: sliding_window is missing, or use_sliding_window is off, but by {key} "
+            "not all layers are global"
         )
     return {"window": window, "global_every": every}
 

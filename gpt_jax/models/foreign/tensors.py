@@ -11,7 +11,6 @@ matrices into one of theirs, which is then a matter of which of its outputs are 
 Gemma stores the scale of a norm minus 1.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -231,9 +230,6 @@ TABLES: dict[str, Table] = {
 SCORE = "score.weight"  # of every ...ForSequenceClassification, [1, D]
 
 
-shapes_of = functools.lru_cache(8)(param_shapes)  # each time it would be traced again
-
-
 def entries(table: Table, config: ModelConfig, prefix: str | None = None) -> dict[str, Entry]:
     """Where every parameter of a language model lies, by our path (`blocks/attn/q`).
 
@@ -247,7 +243,7 @@ def entries(table: Table, config: ModelConfig, prefix: str | None = None) -> dic
     """
     prefix = table.prefix if prefix is None else prefix
     found = {}
-    for path, shape in jax.tree_util.tree_leaves_with_path(shapes_of(config)):
+    for path, shape in jax.tree_util.tree_leaves_with_path(param_shapes(config)):
         ours = path_name(path)
         in_block = ours.startswith("blocks/")
         names = table.block if in_block else table.whole
