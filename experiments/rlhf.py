@@ -11,7 +11,7 @@ Each stage is an experiment of its own; this file only composes them, in one run
 the same command again resumes where it stopped. At the end it prints a table (`results.json`),
 draws `report.html`, and `python -m gpt_jax.chat RUN_DIR` talks to the result.
 
-Hardware and time (tiny): about 8 minutes on 2 CPU cores, no accelerator, no internet.
+Hardware and time (tiny): 8 to 9 minutes on 2 CPU cores, no accelerator, no internet.
 Expected (tiny, microworld): gold score base < SFT < PPO, and more right answers after PPO than
 before; see the README for the numbers.
 """
