@@ -5,9 +5,14 @@
 
 Hardware and time (tiny, 0.5M parameters, 5.3M tokens): 4 minutes on 2 CPU cores.
 Expected (tiny, microworld): held-out loss 0.65 nats per token.
+
+Of GPT-1, 2 and 3 and of LLaMA there are the published shapes and recipes, for text of one's own:
+
+    python -m experiments.pretrain --preset gpt3_125m --data.text tokens:DIR
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +27,8 @@ from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
 from gpt_jax.models.flops import training_flops
+from gpt_jax.models.presets import PRESETS
+from gpt_jax.models.recipes import RECIPES
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
@@ -173,7 +180,47 @@ def colab() -> Config:
     )
 
 
-presets = {"smoke": smoke, "tiny": tiny, "colab": colab}
+def published(name: str) -> Config:
+    """A published model as its paper says that it was trained; its vocabulary is learned anew, from
+    the text, or is that of the token shards. GPT-3's batch has its full size from the start."""
+    recipe = RECIPES[name]
+    model = dataclasses.replace(
+        PRESETS[name],
+        dtype="bfloat16",
+        remat="block",
+        dropout=recipe.dropout,
+        attention_dropout=recipe.dropout,
+        embedding_dropout=recipe.dropout,
+    )
+    steps = recipe.steps(recipe.total_tokens)
+    return Config(
+        preset=name,
+        pretrain=Pretrain(
+            model=model,
+            optimizer=OptimizerConfig(
+                learning_rate=recipe.learning_rate,
+                warmup_fraction=recipe.steps(recipe.warmup_tokens) / steps,
+                final_fraction=recipe.final_share,
+                decay_fraction=recipe.steps(recipe.decay_tokens) / steps,
+                weight_decay=recipe.weight_decay,
+                beta1=recipe.betas[0],
+                beta2=recipe.betas[1],
+                eps=recipe.eps,
+                clip=recipe.clip,
+            ),
+            train=TrainConfig(
+                steps=steps,
+                batch_size=recipe.batch_rows,
+                evaluate_every=1000,
+                checkpoint_every=1000,
+            ),
+        ),
+    )
+
+
+presets = {"smoke": smoke, "tiny": tiny, "colab": colab} | {
+    name: functools.partial(published, name) for name in RECIPES
+}
 
 if __name__ == "__main__":
     command.run(main, presets, __doc__)

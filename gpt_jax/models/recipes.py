@@ -51,18 +51,15 @@ class Recipe:
     stated: bool = True
 
     @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return -(-self.total_tokens // self.batch_tokens)
+    def batch_rows(self) -> int:
+        """Rows of one step: the papers round their tokens, and a mesh wants what it divides, so it
+        is the nearest multiple of 128, or of 64 where that is fewer."""
+        rows = self.batch_tokens / self.context
+        return max(64, 128 * round(rows / 128))
 
-    @property
-    def warmup_steps(self) -> int:
-        return -(-self.warmup_tokens // self.batch_tokens)
-
-    @property
-    def decay_steps(self) -> int:
-        """By which the cosine has reached its end."""
-        return -(-self.decay_tokens // self.batch_tokens)
+    def steps(self, tokens: int) -> int:
+        """In how many steps so many tokens are read."""
+        return round(tokens / (self.batch_rows * self.context))
 
 
 def _gpt1() -> Recipe:

@@ -67,13 +67,11 @@ def test_recipes_are_those_of_the_papers_tables():
     small, large = RECIPES["gpt3_125m"], RECIPES["gpt3_175b"]
     assert (small.learning_rate, small.batch_tokens, small.context) == (6e-4, 500_000, 2048)
     assert (large.learning_rate, large.batch_tokens) == (0.6e-4, 3_200_000)
-    assert (small.steps, small.warmup_steps, small.decay_steps) == (600_000, 750, 520_000)
+    assert (small.batch_rows, large.batch_rows) == (256, 1536)  # 0.5M and 3.2M tokens, rounded
+    steps = [small.steps(n) for n in (small.total_tokens, small.warmup_tokens, small.decay_tokens)]
+    assert steps == [572_205, 715, 495_911]
     llama = RECIPES["llama1_65b"]
-    assert (llama.learning_rate, llama.total_tokens, llama.warmup_steps) == (
-        1.5e-4,
-        14 * 10**11,
-        2000,
-    )
+    assert (llama.learning_rate, llama.total_tokens) == (1.5e-4, 14 * 10**11)
     for name, recipe in RECIPES.items():
         assert recipe.context == PRESETS[name].context_length
         assert recipe.warmup_tokens < recipe.decay_tokens <= recipe.total_tokens
