@@ -49,19 +49,37 @@ setup(
             "nvidia-cuda-nvcc>=13",
             "nvidia-nvvm>=13",
         ],
+        # Models from elsewhere: the hub, llama.cpp's files, the chat templates that they bring.
+        "pretrained": ["gguf>=0.17", "huggingface_hub>=0.30", "jinja2>=3.1"],
+        # Parquet files, .zst files and Hugging Face's data sets; each is imported when it is used.
+        "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
+        # Brings older versions of what others need: in an environment of its own.
+        "beam": ["apache-beam>=2.60"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
+            "datasets>=3",
             "hypothesis>=6",
+            "jinja2>=3.1",
             "ipykernel>=6",
             "nbclient>=0.10",
             "nbformat>=5",
             "pytest>=8",
             "pytest-xdist>=3.7",
             "tensorboardX>=2.6",
+            "zstandard>=0.22",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.
-        "parity": ["torch==2.13.0", "transformers>=4.50"],
+        # accelerate is what transformers asks for to read GGUF.
+        "parity": [
+            "accelerate>=1",
+            "gguf>=0.17",
+            "huggingface_hub>=0.30",
+            "safetensors>=0.5",
+            "sentencepiece>=0.2",
+            "torch==2.13.0",
+            "transformers>=5.0",
+        ],
         "dev": ["ruff>=0.11"],
     },
 )

@@ -35,18 +35,18 @@ from gpt_jax.ranges import Positive
 from gpt_jax.report import write_report
 from gpt_jax.report.stages import label_verdict
 from gpt_jax.train import command, run
-from gpt_jax.train.checkpoint import ModelFiles, load_model_files
+from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.inputs import label_files, record_inputs
 from gpt_jax.train.launch import save_data_file
+from gpt_jax.train.origin import Started, start_of
 from gpt_jax.train.record import record_config
 from gpt_jax.train.served import open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(command.Common):
+class Config(Started):
     run_dir: str = "runs/label/default"
     init_from: str = "runs/sft/default"
-    """The folder of the model that answers."""
     round: Positive = 1
     """Of several labelings the number of this one: each draws prompts and answers of its own."""
     label: Label
@@ -102,7 +102,8 @@ def make(config: Config, start: ModelFiles, mesh: Mesh) -> bool:
     )
     with writer as show:
         if len(read_answers(folder, asked.rows)) < len(asked.rows):
-            model = open_run(config.init_from, mesh=mesh)
+            limits = {"context": config.context, "dtype": config.dtype}
+            model = open_run(config.init_from, mesh=mesh, **limits)
             sampling = Sampling(
                 max_new_tokens=config.label.max_new_tokens,
                 n=config.label.answers,
@@ -156,7 +157,7 @@ def write(config: Config, rows: list[dict], ranks: list[Ranks], show: MetricWrit
 def main(config: Config) -> None:
     """Runs the stage."""
     if not is_finished(config):
-        make(config, load_model_files(config.init_from), make_mesh(config.mesh))
+        make(config, start_of(config, None), make_mesh(config.mesh))
 
 
 def smoke() -> Config:

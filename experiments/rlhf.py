@@ -5,55 +5,53 @@
     python -m experiments.rlhf --data.text corpus.txt --data.demonstrations chats.jsonl.gz \\
         --data.comparisons pairs.jsonl.gz --run-dir runs/rlhf/mine
     python -m experiments.rlhf --rounds 2
+    python -m experiments.rlhf --init-from hf:HuggingFaceTB/SmolLM2-135M-Instruct --context 256 ...
 
 Each stage is an experiment of its own; this file only composes them, in one run folder. Running
 the same command again resumes where it stopped. At the end it prints a table (`results.json`),
 draws `report.html`, and `python -m gpt_jax.chat RUN_DIR` talks to the result.
 
-Hardware and time (tiny): about 8 minutes on 2 CPU cores, no accelerator, no internet.
+Hardware and time (tiny): 8 to 9 minutes on 2 CPU cores, no accelerator, no internet.
 Expected (tiny, microworld): gold score base < SFT < PPO, and more right answers after PPO than
 before; see the README for the numbers.
 """
 
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import rich
 from jax.sharding import Mesh
 
 from experiments import label, ppo, pretrain, reward, sft
-from gpt_jax import files
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
 from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.text import TextModel
 from gpt_jax.labels.answers import FILE as ANSWERS
 from gpt_jax.labels.labeler import Label
 from gpt_jax.machine import machine, peak_memory_gb
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
-from gpt_jax.report import results_table, run_verdict, write_report, write_samples
+from gpt_jax.report import publish
 from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
 from gpt_jax.rl.scoring import model_scoring, trained_length
 from gpt_jax.tasks.prompts import task_of
-from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles, load_params
 from gpt_jax.train.gradient import GradientRecipe
-from gpt_jax.train.host import return_freed_memory
 from gpt_jax.train.launch import look_at, run_stage
+from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
+from gpt_jax.train.seconds import seconds_of, timed
 from gpt_jax.train.served import open_run
 
 
@@ -73,7 +71,17 @@ class Evaluate:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(command.Common):
     run_dir: str = "runs/rlhf/tiny"
+    init_from: str | None = None
+    """A model to finetune, in place of pretraining one: a run folder, a Hugging Face folder,
+    hf:ORG/NAME or gguf:FILE."""
+    context: Positive | None = None
+    """Of that model use no more than so many tokens of its context."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """What that model computes in."""
+    template: str | None = None
+    """The chat template that it is to learn, if it has none or another (`experiments.sft`)."""
     pretrain: pretrain.Pretrain
+    """Not used with `--init-from`."""
     sft: GradientRecipe
     label: Label
     """Not used with ready-made `--data.comparisons`."""
@@ -89,6 +97,11 @@ class Config(command.Common):
         if self.rounds > 1 and self.data.comparisons:
             raise UserError(
                 "--rounds needs labels of the policy's own answers; leave --data.comparisons out"
+            )
+        if self.init_from is None and (self.context or self.dtype or self.template):
+            raise UserError(
+                "--context, --dtype and --template are of the model in --init-from; of one that is "
+                "pretrained here give --pretrain.model.context-length and --pretrain.model.dtype"
             )
 
 
@@ -108,6 +121,8 @@ def main(config: Config) -> dict:
             return {}  # people are to go on
     with jax.set_mesh(mesh):
         results = timed(folder, "evaluate", lambda: evaluate(config, folder, mesh))
+    results |= {"seconds": seconds_of(folder), "peak_memory_gb": peak_memory_gb()}
+    results |= {"machine": machine()}
     distributed.on_main(lambda: publish(folder, results))
     return results
 
@@ -137,10 +152,17 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
     def shared(name: str) -> dict:
         return command.shared(config, run_dir=f"{folder}/{name}")
 
-    configs = {
-        "pretrain": pretrain.Config(**shared("pretrain"), pretrain=config.pretrain),
-        "sft": sft.Config(**shared("sft"), init_from=f"{folder}/pretrain", sft=config.sft),
-    }
+    configs = {}
+    if config.init_from is None:
+        configs["pretrain"] = pretrain.Config(**shared("pretrain"), pretrain=config.pretrain)
+    configs["sft"] = sft.Config(
+        **shared("sft"),
+        init_from=config.init_from or f"{folder}/pretrain",
+        context=config.context,
+        dtype=config.dtype,
+        template=config.template,
+        sft=config.sft,
+    )
     start, labels, before = f"{folder}/sft", (), None
     for number in range(1, config.rounds + 1):
         end = "" if number == 1 else f"{number}"
@@ -173,8 +195,8 @@ def look_ahead(
     Returns:
       {stage: a function that runs it}; the function says whether the next stage may begin.
     """
-    model = configs["pretrain"].pretrain.model
-    start = ModelFiles(model, pretrain.tokenizer_of(configs["pretrain"]))
+    start = base_files(config)
+    model = start.model
     reads_likelihood = config.reward.likelihood is not None
     stages, prompts_of = {}, functools.cache(lambda name: label.prompts_of(configs[name], start))
 
@@ -207,7 +229,7 @@ def look_ahead(
             prompts_of(name)
         else:
             stages[name] = prepare[kind_of(name)](configs[name], name)
-    evaluation_rows(config, start.tokenizer, LeftOut())
+    evaluation_rows(config, start, LeftOut())
     for name, stage in stages.items():
         look_at(stage, configs[name].seed, mesh)
 
@@ -224,42 +246,24 @@ def look_ahead(
     return {name: functools.partial(run, name) for name in unfinished}
 
 
-def publish(folder: Path, results: dict) -> None:
-    """Writes `results.json`, the samples and the report, and prints the table and the verdict."""
-    results["seconds"] = seconds_of(folder)
-    results |= {"peak_memory_gb": peak_memory_gb(), "machine": machine()}
-    files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_samples(folder, results["samples"])
-    write_report(folder)
-    rich.print(results_table(results))
-    print(run_verdict(results))
-    for entry in results["left_out"]:
-        print(f"evaluate: {entry['count']:,} {entry['what']}")
-    print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
+def base_files(config: Config) -> ModelFiles:
+    """Shape and tokenizer of the model that is finetuned."""
+    if config.init_from is not None:
+        return start_of(stage_configs(config)["sft"], template=config.template)
+    this = stage_configs(config)["pretrain"]
+    return ModelFiles(this.pretrain.model, pretrain.tokenizer_of(this))
 
 
-def timed(folder: Path, name: str, stage):
-    """Runs a stage and adds its seconds to `seconds.json` (a resumed run adds to what it had)."""
-    started = time.monotonic()
-    result = stage()
-    return_freed_memory()
-    path = folder / "seconds.json"
-    seconds = seconds_of(folder)
-    seconds[name] = seconds.get(name, 0.0) + round(time.monotonic() - started, 1)
-    if distributed.is_main():
-        files.write_text(path, json.dumps(seconds))
-    return result
-
-
-def seconds_of(folder: Path) -> dict[str, float]:
-    """What the stages have taken so far."""
-    path = folder / "seconds.json"
-    return files.read_json(path, "remove it and run again") if path.is_file() else {}
+def open_base(config: Config, mesh: Mesh) -> TextModel:
+    """The model that is finetuned, to be asked."""
+    if config.init_from is None:
+        return open_run(config.run_dir, "base", mesh)
+    return open_run(config.init_from, mesh=mesh, context=config.context, dtype=config.dtype)
 
 
 def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     """Every model answers the same held-out prompts, `answers` times, at PPO's temperature."""
-    sft, base = (open_run(folder, name, mesh) for name in ("sft", "base"))
+    sft, base = open_run(folder, "sft", mesh), open_base(config, mesh)
     rounds = ["", *map(str, range(2, config.rounds + 1))]
     learned = {
         f"PPO, round {end}" if end else "PPO": open_run(folder / f"ppo{end}", mesh=mesh)
@@ -269,7 +273,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     preference = model_reward(sft.config, load_params(judge.run_dir, mesh))
     task = task_of(config.data)
     left_out = LeftOut()
-    rows = evaluation_rows(config, sft.tokenizer, left_out)
+    rows = evaluation_rows(config, ModelFiles(sft.config, sft.tokenizer), left_out)
     sampling = Sampling(
         max_new_tokens=config.ppo.max_new_tokens,
         temperature=config.ppo.temperature,
@@ -303,10 +307,10 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
     }
 
 
-def evaluation_rows(config: Config, tokenizer: Tokenizer, left_out: LeftOut) -> list[dict]:
+def evaluation_rows(config: Config, start: ModelFiles, left_out: LeftOut) -> list[dict]:
     """The held-out prompts that every model answers, drawn by what they say."""
-    room = config.pretrain.model.context_length - config.ppo.max_new_tokens
-    rows = policies.fitting_rows(task_of(config.data), tokenizer, room, left_out)
+    room = start.model.context_length - config.ppo.max_new_tokens
+    rows = policies.fitting_rows(task_of(config.data), start.tokenizer, room, left_out)
     return sample_rows(rows, config.evaluate.prompts, config.seed)
 
 

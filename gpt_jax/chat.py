@@ -1,4 +1,4 @@
-"""Talk to a trained model in the terminal: `python -m gpt_jax.chat runs/rlhf/NAME`."""
+"""Talk to a model in the terminal: `python -m gpt_jax.chat runs/rlhf/NAME`, or `hf:ORG/NAME`."""
 
 import dataclasses
 import io
@@ -14,6 +14,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
 from gpt_jax.text.chat import Message
+from gpt_jax.train.origin import is_foreign
 from gpt_jax.train.served import open_run, recorded_stage, served_folder
 
 Which = Literal["ppo", "sft", "base"]
@@ -35,10 +36,11 @@ def load(
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> Assistant:
-    """The model of one stage.
+    """The model of one stage, or one from elsewhere.
 
     Args:
-        run_folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage.
+        run_folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage; or a Hugging
+            Face folder, hf:ORG/NAME or gguf:FILE.
         stage: whose model of a whole run.
         temperature: divides the logits; 0 takes the most likely token.
         max_new_tokens: None is half the context, 256 at most.
@@ -56,6 +58,8 @@ def load(
             f"1 to {context - 1}."
         )
     sampling = Sampling(temperature=temperature, max_new_tokens=limit, seed=seed)
+    if is_foreign(run_folder):
+        return Assistant(model, Path(str(run_folder).rpartition(":")[2]).stem, sampling)
     return Assistant(model, recorded_stage(served_folder(Path(run_folder), stage)), sampling)
 
 
@@ -114,7 +118,7 @@ def typed_lines() -> Iterable[str]:
 
 
 def main(
-    run_folder: Annotated[Path, tyro.conf.Positional],
+    run_folder: Annotated[str, tyro.conf.Positional],
     stage: Which = "ppo",
     temperature: float = 0.7,
     max_new_tokens: int | None = None,
@@ -126,7 +130,8 @@ def main(
     /quit, Ctrl-D or Ctrl-C leave.
 
     Args:
-        run_folder: a run's folder, say runs/rlhf/tiny, or that of one stage.
+        run_folder: a run's folder, say runs/rlhf/tiny, or that of one stage; or a model from
+            elsewhere: a Hugging Face folder, hf:ORG/NAME or gguf:FILE.
         stage: whose model of a whole run to talk to: after PPO, after supervised finetuning, or
             the base model.
         temperature: 0 is always the likeliest answer, 1 as varied as the model has learned.

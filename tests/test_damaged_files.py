@@ -7,7 +7,6 @@ import dataclasses
 
 import pytest
 
-from experiments import rlhf
 from gpt_jax.errors import UserError
 from gpt_jax.metrics import MetricWriter, read_metrics
 from gpt_jax.report import write_report
@@ -17,6 +16,7 @@ from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_model_files
 from gpt_jax.train.inputs import compare_inputs
 from gpt_jax.train.record import compare_config
+from gpt_jax.train.seconds import seconds_of
 from gpt_jax.train.served import recorded_stage
 
 DAMAGED = {
@@ -43,7 +43,7 @@ READERS = {
     "data.json": [trained_length, write_report],
     "model.json": [load_model_files],
     "results.json": [write_report],
-    "seconds.json": [rlhf.seconds_of],
+    "seconds.json": [seconds_of],
     "metrics.jsonl": [read_metrics, write_report],
     "samples.jsonl": [read_openings, write_report],
 }

@@ -12,10 +12,13 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 
 # Each takes a tenth of a second or more, and is imported by the function that needs it.
 HEAVY = [
+    "apache_beam",
+    "datasets",
     "jax.experimental.mosaic",
     "jax.experimental.pallas",
     "matplotlib",
     "orbax.checkpoint",
+    "pyarrow",
     "safetensors",
     "scipy.stats",
     "sklearn",
@@ -29,6 +32,7 @@ HEAVY = [
 COMMANDS = [
     *("experiments.pretrain", "experiments.sft", "experiments.reward", "experiments.ppo"),
     *("experiments.label", "experiments.rlhf", "experiments.confidence_penalty"),
+    *("experiments.data", "experiments.tokenize", "experiments.train_tokenizer"),
     *("gpt_jax.chat", "gpt_jax.report.__main__"),
     *("tools.plan", "tools.weak_scaling", "tools.faults", "tools.benchmark_training"),
 ]

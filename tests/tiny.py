@@ -7,8 +7,10 @@ from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, 
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
 from gpt_jax.models.heads import axes_of
+from gpt_jax.rl.iteration import EndIds
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
+ENDS = EndIds(stop_ids=(1,), pad_id=0)
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
 AXES = axes_of(MODEL)
 

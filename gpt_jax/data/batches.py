@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ def empty_tokens(shape: tuple[int, ...], pad_id: int) -> Tokens:
     )
 
 
-def put(tokens: Tokens, at: tuple, ids: list[int], segment: int = 1) -> None:
+def put(tokens: Tokens, at: tuple, ids: Sequence[int] | np.ndarray, segment: int = 1) -> None:
     """Writes an example into a part of NumPy rows, with positions from 0."""
     tokens.ids[at] = ids
     tokens.positions[at] = np.arange(len(ids))

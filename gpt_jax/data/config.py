@@ -8,7 +8,7 @@ import functools
 import pickle
 from collections.abc import Iterator
 
-from gpt_jax.data import baselines, sources
+from gpt_jax.data import baselines, mixture, sources, store
 from gpt_jax.data.split import common_rows
 from gpt_jax.errors import UserError
 
@@ -17,11 +17,12 @@ KINDS = ("text", "demonstrations", "comparisons", "prompts")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Each is `microworld` (the embedded data set), a local file (.txt, .json or .jsonl, plain, .gz
-    or .xz; several are joined by commas) or `tfds:NAME[/CONFIG]`."""
+    """Each is `microworld` (the embedded data set), local files (.txt, .jsonl, .json, .csv, .tsv,
+    .parquet, plain, .gz, .xz or .zst; a pattern, or several joined by commas), `tfds:NAME[/CONFIG]`
+    or `hf:[ORG/]NAME[/CONFIG]`; or several of these by weight: "books.txt=0.3,wiki/*.jsonl=0.7"."""
 
     text: str = "microworld"
-    """Documents to pretrain on."""
+    """Documents to pretrain on; also `tokens:FOLDER`, shards that experiments.tokenize wrote."""
     demonstrations: str = "microworld"
     """Conversations to finetune on: `messages`, `prompt, completion` or `instruction, input,
     output`."""
@@ -90,21 +91,42 @@ class DataConfig:
         """How many rows of a kind were left out when they were read, for which reason."""
         wheres = [self._where(kind, split) for split in ("train", "test")]
         apart = wheres[0] != wheres[1] or getattr(self, f"test_{wheres[1]}")
-        # The parts of one source are both counted when it is read, whichever is asked for.
+        # The parts of one source are both counted when it is read, whichever is asked for; those
+        # of token shards when they were written.
         splits = ("train", "test") if apart else ("train",)
-        return sum((self._read(kind, split).left_out for split in splits), +_NONE)
+        return sum((self._left_out(kind, split) for split in splits), +_NONE)
+
+    def _left_out(self, kind: str, split: str) -> collections.Counter:
+        where = self._where(kind, split)
+        spec, part = self.named(where, split)
+        specs = [source.spec for source in mixture.parse(spec)]
+        shards = [spec for spec in specs if store.is_store(spec)]
+        if not shards:
+            return self._read(kind, split).left_out
+        others = [self.read_source(spec, where, part) for spec in specs if spec not in shards]
+        counted = [collections.Counter(store.open_store(spec).facts["left_out"]) for spec in shards]
+        return sum([*counted, *(read.left_out for read in others)], +_NONE)
 
     def _read(self, kind: str, split: str, *, records: bool = False) -> sources.Read:
         where = self._where(kind, split)
         if where != kind:
             rows, left_out = self._read(where, split, records=True)
             return sources.Read([_prompt_of(row) for row in rows], left_out)
+        spec, part = self.named(kind, split)
+        return self.read_source(spec, kind, part, records=records)
+
+    def named(self, kind: str, split: str) -> tuple[str, sources.Split]:
+        """The source that the rows of a kind and split come from, and which part of it they are."""
         held_out = getattr(self, f"test_{kind}")
         own = getattr(self, kind) or sources.MICROWORLD
         if held_out:
-            spec, part = (held_out, "held_out") if split == "test" else (own, "all")
-        else:
-            spec, part = own, split
+            return (held_out, "held_out") if split == "test" else (own, "all")
+        return own, split
+
+    def read_source(
+        self, spec: str, kind: str, part: sources.Split, *, records: bool = False
+    ) -> sources.Read:
+        """The rows of one part of a source, and what was left out."""
         options = {"skip_broken": self.skip_broken, "records": records}
         return pickle.loads(_cached(spec, kind, part, sources.source_fingerprint(spec), **options))
 
@@ -116,8 +138,16 @@ class DataConfig:
     def tokenizer_texts(self) -> Iterator[str]:
         """What a tokenizer is trained on: the documents and, where a file of them is named, the
         demonstrations (Shakespeare's words would cut a modern conversation into crumbs)."""
-        for row in self.read("text", "train"):
-            yield row["text"]
+        spec, part = self.named("text", "train")
+        weighted = mixture.parse(spec)
+        texts = [
+            [row["text"] for row in self.read_source(source.spec, "text", part).rows]
+            for source in weighted
+        ]
+        if len(texts) == 1:
+            yield from texts[0]
+        else:
+            yield from mixture.texts_by_share(texts, [source.share for source in weighted])
         if self.demonstrations != sources.MICROWORLD:
             for row in self.read("demonstrations", "train"):
                 yield from (message["content"] for message in row["messages"])
@@ -130,6 +160,11 @@ class DataConfig:
         for kind in KINDS:
             if kind == "comparisons" and not self.comparisons:
                 continue  # they are still to be made
+            spec, _ = self.named(kind, "train")
+            if any(store.is_store(source.spec) for source in mixture.parse(spec)):
+                sources.source_fingerprint(spec)  # which opens all that are named in it
+                self.read(kind, "test")
+                continue  # they were checked row by row when they were written
             train, test = (self.read(kind, split) for split in ("train", "test"))
             held_out = getattr(self, f"test_{kind}")
             if held_out and (known := common_rows(train, test)):

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import codecs
 import functools
-import gzip
 import hashlib
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt_jax.data import tables
+from gpt_jax.data.unpacked import LARGEST_ROW, lines, plain_name, size_of, text_blocks, unreadable
 from gpt_jax.data.values import shown, text_of
 from gpt_jax.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_CHARACTERS = 2000
 LONGEST_DOCUMENT = 50_000  # characters of a paragraph that is still one document
+LONGEST_WAIT = 2**20  # characters without a paragraph's end, after which they are cut at once
 
 Located = tuple[str, Any]  # where a row stands, and the row, or the UserError that it is
 
@@ -27,37 +27,39 @@ Located = tuple[str, Any]  # where a row stands, and the row, or the UserError t
 def read_file(path: Path, kind: str) -> Iterator[Located]:
     """Yields (FILE:LINE, raw row) of a file; a row that is no JSON is the UserError that says so.
 
+    Of every layout but .json no more than a block and a row is held at a time.
+
     Raises:
       UserError: if the file as a whole cannot be read.
     """
-    name = path.name.removesuffix(".gz").removesuffix(".xz")
+    name = plain_name(path)
     if name.endswith(".jsonl"):
         yield from _json_lines(path)
     elif name.endswith(".json"):
         yield from _json_list(path)
+    elif name.endswith((".csv", ".tsv")):
+        yield from tables.read_separated(path, "\t" if name.endswith(".tsv") else ",")
+    elif path.suffix == ".parquet":
+        yield from tables.read_parquet(path)
     elif name.endswith(".txt") and kind in ("text", "prompts"):
-        text = _decode(path).replace("\r\n", "\n").replace("\r", "\n")
-        rows = _documents(text) if kind == "text" else enumerate(text.split("\n"), 1)
+        rows = _documents(path) if kind == "text" else _text_lines(path)
         yield from ((f"{path}:{line}", row) for line, row in rows if row.strip())
     else:
-        wanted = (
-            ".jsonl or .json"
-            if kind in ("demonstrations", "comparisons")
-            else (".jsonl, .json or .txt")
-        )
+        txt = " or .txt" * (kind in ("text", "prompts"))
         raise UserError(
-            f"{path}: {kind} are read from a {wanted} file (or one of these packed as "
-            f".gz or .xz); rename or convert it."
+            f"{path}: {kind} are read from a .jsonl, .json, .parquet, .csv, .tsv{txt} file, "
+            "plain or packed as .gz, .xz or .zst; rename or convert it."
         )
 
 
 def fingerprint(path: Path) -> str:
     """A number for the bytes of a file; a UserError if there is none to read."""
     try:
+        size_of(path)
         about = path.stat()
         return _digest(path, about.st_mtime_ns, about.st_size)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 @functools.cache  # a file is read again only if it seems to have changed
@@ -66,39 +68,19 @@ def _digest(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _bytes(path: Path) -> bytes:
-    open_file = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    try:
-        with open_file(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: there is no such file; check the path.")
-    if isinstance(error, IsADirectoryError):
-        return UserError(f"{path}: this is a folder; name a file in it.")
-    return UserError(f"{path}: it cannot be read ({error}); check or replace it.")
-
-
-def _decode(path: Path) -> str:
-    data = _bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8."
-        ) from error
-
-
 def _json_lines(path: Path) -> Iterator[Located]:
-    data = _bytes(path).removeprefix(codecs.BOM_UTF8)
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(lines(path), 1):
+        if line is None:
+            yield f"{path}:{number}", _too_large()
+            continue
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             yield f"{path}:{number}", _parsed(line)
+
+
+def _too_large() -> UserError:
+    return UserError(f"this row has more than {LARGEST_ROW // 2**20} MiB; divide it")
 
 
 def _parsed(line: bytes) -> Any:
@@ -123,8 +105,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _json_list(path: Path) -> Iterator[Located]:
+    text = "".join(text_blocks(path, plain_ends=False))
     try:
-        rows = json.loads(_decode(path), object_pairs_hook=_object)
+        rows = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         reason = error.msg if line else str(error).partition(";")[0]
@@ -140,36 +123,86 @@ def _json_list(path: Path) -> Iterator[Located]:
     yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _documents(text: str) -> Iterator[tuple[int, str]]:
+# Plain text.
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    rest, number = "", 1
+    for block in text_blocks(path):
+        *whole, rest = (rest + block).split("\n")
+        yield from enumerate(whole, number)
+        number += len(whole)
+        _check_size(path, number, rest)
+    yield number, rest
+
+
+def _documents(path: Path) -> Iterator[tuple[int, str]]:
     """Yields (line, document): what stands between marks, or else grouped paragraphs, of which one
     without an end is cut between words."""
-    marked = END_OF_TEXT in text
-    for line, document in _between(text, marked):
-        pieces = [document] if marked else _cut_between_words(document)
-        yield from ((line, piece) for piece in pieces)
+    yield from _between_marks(path) if _is_marked(path) else _grouped_paragraphs(path)
 
 
-def _between(text: str, marked: bool) -> Iterator[tuple[int, str]]:
-    separator = re.escape(END_OF_TEXT) if marked else r"\n\s*\n"
-    limit = 0 if marked else DOCUMENT_CHARACTERS
-    start = 0
-    ends = [match.span() for match in re.finditer(separator, text)] + [(len(text), len(text))]
-    line, counted = 1, 0
-    for end, following in ends:
-        if end - start >= limit or end == len(text):
-            line += text.count("\n", counted, start)
-            counted = start
-            yield line, text[start:end].strip("\n")
-            start = following
+def _is_marked(path: Path) -> bool:
+    end = ""
+    for block in text_blocks(path):
+        if END_OF_TEXT in end + block:
+            return True
+        end = (end + block)[-len(END_OF_TEXT) :]
+    return False
 
 
-def _cut_between_words(document: str) -> Iterator[str]:
-    if len(document) <= LONGEST_DOCUMENT:
+def _between_marks(path: Path) -> Iterator[tuple[int, str]]:
+    rest, line = "", 1
+    for block in text_blocks(path):
+        *whole, rest = (rest + block).split(END_OF_TEXT)
+        for document in whole:
+            yield line, document.strip("\n")
+            line += document.count("\n")
+        _check_size(path, line, rest)
+    yield line, rest.strip("\n")
+
+
+def _grouped_paragraphs(path: Path) -> Iterator[tuple[int, str]]:
+    # `behind`: lines of a document without an end of which pieces were cut off already.
+    rest, line, behind, begun = "", 1, 0, False
+    for block in text_blocks(path):
+        rest += block
+        start = 0
+        last = len(rest.rstrip())  # an end that the next block may lengthen is none yet
+        for end in re.finditer(r"\n\s*\n", rest):
+            if (begun or end.start() - start >= DOCUMENT_CHARACTERS) and end.end() <= last:
+                pieces = _cut_between_words(rest[start : end.start()], begun)
+                yield from ((line, piece) for piece in pieces)
+                line += behind + rest.count("\n", start, end.end())
+                start, behind, begun = end.end(), 0, False
+        if last - start > LONGEST_WAIT:
+            *pieces, tail = _cut_between_words(rest[start:last], begun)
+            yield from ((line, piece) for piece in pieces)
+            behind += rest.count("\n", start, last - len(tail))
+            start, begun = last - len(tail), True
+        rest = rest[start:]
+    yield from ((line, piece) for piece in _cut_between_words(rest, begun))
+
+
+def _cut_between_words(document: str, begun: bool) -> Iterator[str]:
+    """The document or, if it is very long, pieces of it, as of one of which some are cut off."""
+    document = document.rstrip("\n") if begun else document.strip("\n")
+    if len(document) <= LONGEST_DOCUMENT and not begun:
         yield document
         return
-    while len(document) > DOCUMENT_CHARACTERS:
-        end = max(document.rfind(mark, 1, DOCUMENT_CHARACTERS) for mark in ("\n", " "))
-        end = end if end > 0 else DOCUMENT_CHARACTERS
-        yield document[:end]
-        document = document[end:]
-    yield document
+    start = 0
+    while len(document) - start > DOCUMENT_CHARACTERS:
+        limit = start + DOCUMENT_CHARACTERS
+        end = max(document.rfind(mark, start + 1, limit) for mark in ("\n", " "))
+        end = end if end > 0 else limit
+        yield document[start:end]
+        start = end
+    yield document[start:]
+
+
+def _check_size(path: Path, line: int, text: str) -> None:
+    if len(text) > LARGEST_ROW:
+        raise UserError(
+            f"{path}:{line}: this text has more than {LARGEST_ROW // 2**20} MiB without an end; "
+            f"put {END_OF_TEXT} between its documents."
+        )

@@ -15,7 +15,16 @@ OF_TOOLS = {"tool", "function", "ipython", "observation", "function_call", "tool
 
 
 class NotADemonstration(UserError):
-    """A well-formed row from which nobody should learn: an empty reply, or one marked as bad."""
+    """A well-formed row from which nobody should learn, by default for an empty reply or one that
+    is marked as bad.
+
+    Attributes:
+      reason: why, as the rest of a sentence that begins with a count.
+    """
+
+    def __init__(self, text: str, reason: str = "rows whose reply is empty or marked as bad"):
+        super().__init__(text)
+        self.reason = reason
 
 
 def read_turns(value, key: str) -> list[dict]:

@@ -16,15 +16,17 @@ import jax
 import numpy as np
 
 from gpt_jax.data.batches import Batch, Comparisons, Prompts, empty_tokens, pad_prompts, put
+from gpt_jax.data.encoding import encode_all
 from gpt_jax.data.left_out import CUT, DROPPED, SHORTENED, LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 
-Example = tuple[list[int], list[int]]  # token ids and loss mask, of one length
+Ids = Sequence[int] | np.ndarray
+Example = tuple[Ids, Ids]  # token ids and loss mask, of one length
 
 
-def split_document(ids: list[int], length: int) -> list[list[int]]:
+def split_document(ids: Ids, length: int) -> list[Ids]:
     """Cuts a document into pieces of at most `length` tokens that overlap by one.
 
     The shared token is the context of the next piece's first prediction, so every token of the
@@ -53,13 +55,14 @@ def pack(examples: Sequence[Example], length: int, pad_id: int) -> Batch:
         start = 0
         for segment, i in enumerate(members, start=1):
             ids, mask = examples[i]
-            if not any(mask[1:]):
+            if not np.any(mask[1:]):
                 raise UserError(
                     f"example {i + 1} has no token to learn from; give it an assistant turn"
                 )
             where = np.s_[b, start : start + len(ids)]
             put(tokens_BT, where, ids, segment)
-            weights_BT[where] = [0, *mask[1:]]
+            weights_BT[where] = mask
+            weights_BT[b, start] = 0
             start += len(ids)
     return Batch(tokens_BT, weights_BT)
 
@@ -76,15 +79,23 @@ def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
         else:
             free, b = room.pop(at)
             bins[b].append(i)
-        bisect.insort(room, (free - lengths[i], b))
+        if free > lengths[i]:
+            bisect.insort(room, (free - lengths[i], b))
     return bins
 
 
 def pack_documents(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Batch:
     """`{"text"}` records -> packed rows; every token but a document's opening <eos> is learned."""
-    documents = (chat.render_document(row["text"], tokenizer) for row in rows)
+    return pack_pieces(
+        encode_all((row["text"] for row in rows), tokenizer), length, tokenizer.pad_id
+    )
+
+
+def pack_pieces(documents: Iterable[Ids], length: int, pad_id: int) -> Batch:
+    """Tokenized documents of any length -> packed rows."""
     pieces = [piece for ids in documents for piece in split_document(ids, length)]
-    return pack([(piece, [1] * len(piece)) for piece in pieces], length, tokenizer.pad_id)
+    ones = np.ones(length, np.int8)  # shared by all pieces: a corpus of them would not fit
+    return pack([(piece, ones[: len(piece)]) for piece in pieces], length, pad_id)
 
 
 def pack_demonstrations(

@@ -9,7 +9,6 @@ rows of the same global batch are its own.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -17,15 +16,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from gpt_jax.data import order
+from gpt_jax.data.mixed import Mixed
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import rules
 
-Rows = TypeVar("Rows")  # a NamedTuple of arrays with one leading row axis
+Rows = TypeVar("Rows")  # a NamedTuple of arrays with one leading row axis, or what makes some
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def count(rows: Rows) -> int:
+    """How many rows there are."""
+    return len(jax.tree.leaves(rows)[0]) if isinstance(rows, tuple) else len(rows)
+
+
+def take(rows: Rows, numbers: np.ndarray) -> Rows:
+    """The rows of these numbers; of rows that are arrays, or that are made when they are asked for
+    (`store.TokenRows`, `mixed.Mixed`), which have a `take` of their own."""
+    if isinstance(rows, tuple):
+        return jax.tree.map(lambda array: array[numbers], rows)
+    return rows.take(numbers)
 
 
 def row_numbers(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
@@ -34,8 +43,7 @@ def row_numbers(step: int, batch_size: int, rows: int, seed: int) -> np.ndarray:
     Rows are visited in a fresh random order every epoch, each exactly once; a batch may straddle
     two epochs.
     """
-    places = step * batch_size + np.arange(batch_size)
-    return np.array([_epoch_order(rows, seed, p // rows)[p % rows] for p in places])
+    return order.visited(step * batch_size + np.arange(batch_size), rows, seed)
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
@@ -65,13 +73,16 @@ class BatchAt(Generic[Rows]):
 
     def numbers(self, step: int) -> np.ndarray:
         """Which rows make up the whole global batch."""
-        return row_numbers(step, self.batch_size, len(jax.tree.leaves(self.rows)[0]), self.seed)
+        if isinstance(self.rows, Mixed):
+            places = step * self.batch_size + np.arange(self.batch_size)
+            return self.rows.numbers(places, self.seed)
+        return row_numbers(step, self.batch_size, count(self.rows), self.seed)
 
     def __call__(self, step: int) -> Rows:
         index, parts = self.share
         local = self.batch_size // parts
         mine = self.numbers(step)[index * local : (index + 1) * local]
-        return jax.tree.map(lambda array: array[mine], self.rows)
+        return take(self.rows, mine)
 
 
 def make_batch_at(
@@ -80,7 +91,7 @@ def make_batch_at(
     """Returns `batch_at(step)`, which gives this process's rows of global batch `step`.
 
     Args:
-      rows: a NamedTuple of NumPy arrays that share their leading axis.
+      rows: a NamedTuple of NumPy arrays that share their leading axis, or what `take` knows.
       batch_size: rows of the global batch, over all processes.
       seed: of the shuffle.
       share: this process's part of the batch, as the function `share` gives it.

@@ -25,9 +25,12 @@ A row's layout is known by its keys:
 A reply is a string, a turn, or a list of turns, which may repeat the prompt in front (see
 `replies`); a conversation is a list of turns or, only under `prompt`, `chosen` and `rejected`, an
 hh-rlhf transcript (see `transcripts`). No turn's content is ever read as a transcript.
+
+Rows of well-known data sets that have other columns are first brought into one of these layouts
+(see `adapters`).
 """
 
-from gpt_jax.data import transcripts
+from gpt_jax.data import adapters, transcripts
 from gpt_jax.data.messages import (
     NotADemonstration,
     check_prompt,
@@ -47,6 +50,7 @@ def to_document(row) -> dict:
       UserError: there is none in the row.
     """
     check_row(row)
+    row = adapters.known(row)
     if isinstance(row, str):
         row = {"text": row}
     return {"text": text_at(object_of(row), "text")}
@@ -59,8 +63,7 @@ def to_demonstration(row) -> dict:
       NotADemonstration: the reply is empty, or the row's `label` is false or 0 (KTO's mark).
       UserError: the row has none of the layouts, or is broken.
     """
-    check_row(row)
-    object_of(row)
+    row = object_of(adapters.known(row))
     if "messages" in row or "conversations" in row:
         turns = _turns(row)
     elif "prompt" in row and "completion" in row:
@@ -72,7 +75,7 @@ def to_demonstration(row) -> dict:
             f"a demonstration needs `messages`, `prompt` and `completion`, or "
             f"`instruction` and `output`, but the keys are {keys_of(row)}"
         )
-    if row.get("label") == 0:  # or false
+    if row.get("label") in (0, "0", "false", "False"):  # or false; tables have texts only
         raise NotADemonstration("`label` is false: this reply is marked as a bad one")
     if turns[-1]["role"] != "assistant":
         raise UserError(f"a demonstration ends with the assistant, not with {turns[-1]['role']!r}")
@@ -85,8 +88,7 @@ def to_comparison(row) -> dict:
     Raises:
       UserError: the row has none of the layouts, or is broken.
     """
-    check_row(row)
-    object_of(row)
+    row = object_of(adapters.known(row))
     if "completions" in row or "ranks" in row:
         given, ranks = list_at(row, "completions"), list_at(row, "ranks")
         stopped = list_at(row, "stopped") if "stopped" in row else [True] * len(given)
@@ -129,10 +131,11 @@ def to_prompt(row) -> dict:
     Raises:
       UserError: the row has none of the layouts, or is broken.
     """
-    check_row(row)
     if isinstance(row, str):
         row = {"prompt": row}
-    return {"prompt": _prompt(row), "record": row}
+    if isinstance(row, list):
+        row = adapters.known(row)
+    return {"prompt": _prompt(object_of(adapters.known(row))), "record": row}
 
 
 # Parts of rows.
@@ -184,9 +187,14 @@ def _system(row: dict) -> list[dict]:
 
 
 def _instruction(row: dict) -> str:
-    text, given = text_at(row, "instruction"), _first_instance(row).get("input") or ""
+    given = _first_instance(row).get("input") or ""
     if not isinstance(given, str):
         raise UserError(f"`input` must be a string, not {kind_of(given)}")
+    if row["instruction"] == "":  # as a translation may have left it
+        if given.strip():
+            return given
+        raise NotADemonstration("`instruction` is empty", "rows that ask nothing")
+    text = text_at(row, "instruction")
     return f"{text}\n\n{given}" if given.strip() else text
 
 

@@ -1,12 +1,16 @@
-"""Where rows come from: the microworld, local files, and TFDS data sets.
+"""Where rows come from: the microworld, local files, and data sets by name.
 
-A source is named by a string: `microworld`, a path, or `tfds:NAME[/CONFIG]`. Several paths may be
-joined by commas, and are one source. Files may be plain or packed (.gz, .xz):
+A source is named by a string: `microworld`, a path, `tfds:NAME[/CONFIG]`, `hf:[ORG/]NAME[/CONFIG]`,
+or `tokens:FOLDER` (see `store`). Paths may be patterns (wiki/*.jsonl), and several may be joined by
+commas; all are one source. Several sources, each with its weight, are a mixture (see `mixture`).
+Files may be plain or packed (.gz, .xz, .zst):
 
-    .jsonl   one JSON object per line
-    .json    a list of JSON objects
-    .txt     documents, between `<|endoftext|>` marks; without any mark the paragraphs are grouped
-             into documents of about 2,000 characters. As prompts: one per line.
+    .jsonl       one JSON object per line
+    .json        a list of JSON objects
+    .csv, .tsv   a table whose first line names the columns
+    .parquet     a table (not packed again)
+    .txt         documents, between `<|endoftext|>` marks; without any mark the paragraphs are
+                 grouped into documents of about 2,000 characters. As prompts: one per line.
 
 Every row is checked when it is read, before any training starts.
 """
@@ -16,14 +20,14 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-import os
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from gpt_jax.data import schemas
+from gpt_jax.data import hub, mixture, schemas, store, trees
 from gpt_jax.data.local_files import Located, fingerprint, read_file
+from gpt_jax.data.named_files import paths
 from gpt_jax.data.split import train_test_split
 from gpt_jax.errors import UserError
 
@@ -71,10 +75,10 @@ def read_counted(
     """All rows of one kind and split, in canonical form (see `schemas`), and what was left out.
 
     Args:
-      spec: `microworld`, a path or several joined by commas, or `tfds:NAME[/CONFIG]`.
+      spec: of a source or a mixture; see above.
       kind: text, demonstrations, comparisons or prompts.
       split: a file is divided by `split.train_test_split` into train and test; "all" and "held_out"
-        are the whole of it. A TFDS data set with a test split of its own is not divided; "all" is
+        are the whole of it. A data set with a test split of its own is not divided; "all" is
         its train split, and "held_out" its test split, else its validation split, else all.
       seed: of the microworld, or of the division.
       skip_broken: leave broken rows out, and count them.
@@ -84,27 +88,16 @@ def read_counted(
       UserError: naming file and line, if the source is missing, rows are broken, or the split is
         empty.
     """
+    parts = mixture.parse(spec)
+    if len(parts) > 1:
+        return _read_mixture(parts, kind, split, seed, skip_broken=skip_broken, records=records)
     convert = functools.partial(_with_record, kind) if records else TO_CANONICAL[kind]
-    if spec == MICROWORLD:
-        # Importing TFDS takes half a second, which a run on local files need not pay.
-        from gpt_jax.data.microworld import builder
-
-        part = {"all": "train", "held_out": "test"}.get(split, split)
-        rows = builder.load(kind, part, seed=seed)
-        located = ((f"{MICROWORLD}:{i}", row) for i, row in enumerate(rows))
-        return _canonical(located, kind, spec, convert=convert)
-    if spec.startswith("tfds:"):
-        located, divide = _read_tfds(spec, split)
-        rows, left_out = _canonical(located, kind, spec, skip_broken, convert=convert)
-    else:
-        # Divided together, so that what begins alike in two files lies on one side.
-        parts = [
-            _canonical(read_file(path, kind), kind, str(path), skip_broken, convert=convert)
-            for path in paths(spec)
-        ]
-        rows = [row for part in parts for row in part.rows]
-        left_out = sum((part.left_out for part in parts), collections.Counter())
-        divide = split in ("train", "test")
+    spec = parts[0].spec
+    located, divide = _located(spec, kind, split, seed)
+    # Files are divided together, so that what begins alike in two of them lies on one side.
+    found = [_canonical(rows, kind, name, skip_broken, convert=convert) for name, rows in located]
+    rows = [row for part in found for row in part.rows]
+    left_out = sum((part.left_out for part in found), collections.Counter())
     if divide:
         train, test = train_test_split(rows, seed)
         unused = len(rows) - len(train) - len(test)
@@ -117,6 +110,100 @@ def read_counted(
     return Read(rows, left_out)
 
 
+def _located(
+    spec: str, kind: str, split: str, seed: int
+) -> tuple[Iterator[tuple[str, Iterator[Located]]], bool]:
+    """The raw rows of a source, file by file with its name, and whether to divide them."""
+    divide = False
+    if spec == MICROWORLD:
+        # Importing TFDS takes half a second, which a run on local files need not pay.
+        from gpt_jax.data.microworld import builder
+
+        part = {"all": "train", "held_out": "test"}.get(split, split)
+        rows = enumerate(builder.load(kind, part, seed=seed))
+        return iter([(spec, ((f"{MICROWORLD}:{i}", row) for i, row in rows))]), False
+    if store.is_store(spec):
+        if kind != "text" or split in ("train", "all"):
+            raise UserError(
+                f"{spec}: token shards are text to pretrain on, and are not read row by row; name "
+                f"files or a data set for the {kind} of the {split} part."
+            )
+        rows = enumerate(store.open_store(spec).held_out_texts())
+        return iter([(spec, ((f"{spec}:{i}", {"text": text}) for i, text in rows))]), False
+    if spec.startswith(("tfds:", "hf:")):
+        read_named = hub.read_tfds if spec.startswith("tfds:") else hub.read_hf
+        located, divide = read_named(spec, split)
+        files = iter([(spec, located)])
+    else:
+        files = ((str(path), read_file(path, kind)) for path in paths(spec))
+        divide = split in ("train", "test")
+    return ((name, trees.unrolled(rows, kind)) for name, rows in files), divide
+
+
+def _read_mixture(
+    parts: list[mixture.Part], kind: str, split: Split, seed: int, **options: bool
+) -> Read:
+    """The rows of several sources; of other kinds than text, those to train on in their shares."""
+    found = [read_counted(part.spec, kind, split, seed=seed, **options) for part in parts]
+    left_out = sum((part.left_out for part in found), collections.Counter())
+    rows = [part.rows for part in found]
+    if kind == "text" or split not in ("train", "all"):
+        return Read(list(itertools.chain.from_iterable(rows)), left_out)
+    drawn = mixture.rows_by_share(rows, [part.share for part in parts], seed)
+    counts = mixture.whole_shares([part.share for part in parts], len(drawn))
+    for part, some, count in zip(parts, rows, counts, strict=True):
+        left_out[f"rows of {part.spec} beyond its share"] += max(0, len(some) - count)
+        say_once(
+            f"{part.spec}: {part.share:.1%} of the {kind}, {count / len(some):.2f} of its "
+            f"{len(some):,} rows in one pass"
+        )
+    return Read(drawn, +left_out)
+
+
+def raw_rows(spec: str, kind: str = "text") -> Iterator[Located]:
+    """Yields (place, row as it lies there) of a source that is no mixture, all of it."""
+    files, _ = _located(spec, kind, "held_out", seed=0)
+    for _, located in files:
+        yield from located
+
+
+def kind_of(spec: str) -> str:
+    """What a source most likely is for, by its first rows: the most particular kind they can be."""
+    spec = mixture.parse(spec)[0].spec
+    if spec == MICROWORLD or store.is_store(spec):
+        return "text"
+    for kind in ("comparisons", "demonstrations", "text", "prompts"):
+        left_out: collections.Counter = collections.Counter()
+        try:
+            first = itertools.islice(raw_rows(spec, kind), 20)
+            if any(_rows(first, TO_CANONICAL[kind], left_out, [])) or left_out:
+                return kind
+        except UserError:
+            continue  # a .txt file holds no comparisons
+    return "text"
+
+
+def documents(
+    spec: str, left_out: collections.Counter, *, skip_broken: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yields (place, text) of every document to train on, one at a time; nothing is kept.
+
+    Args:
+      spec: a source, which is no mixture; of a data set with a test split, this is not read.
+      left_out: counts what is left out.
+      skip_broken: leave broken rows out, where otherwise the first one ends the reading.
+    """
+    files, _ = _located(spec, "text", "all", seed=0)
+    for _, located in files:
+        for place, row in located:
+            broken: list[str] = []
+            for canonical in _rows([(place, row)], TO_CANONICAL["text"], left_out, broken):
+                yield place, canonical["text"]
+            if broken and not skip_broken:
+                raise UserError(_broken(broken, 1, skip_broken))
+            left_out["broken rows"] += len(broken)
+
+
 @functools.cache
 def say_once(text: str) -> None:
     """Says a sentence on standard error, if it has not been said."""
@@ -127,11 +214,6 @@ def _with_record(kind: str, row) -> dict:
     return {**TO_CANONICAL[kind](row), "record": row}
 
 
-def paths(spec: str) -> list[Path]:
-    """The files of a source; a name may hold a comma."""
-    return [Path(path) for path in ([spec] if os.path.exists(spec) else spec.split(","))]
-
-
 def source_fingerprint(spec: str) -> str:
     """A number that changes when what the source holds does: the bytes of files, the version of a
     data set."""
@@ -139,8 +221,16 @@ def source_fingerprint(spec: str) -> str:
         from gpt_jax.data.microworld.builder import source_digest
 
         return source_digest()[:16]
+    parts = mixture.parse(spec)
+    if len(parts) > 1:
+        return "-".join(source_fingerprint(part.spec) for part in parts)
+    spec = parts[0].spec
+    if store.is_store(spec):
+        return store.open_store(spec).fingerprint
+    if spec.startswith("hf:"):
+        return hub.hf_fingerprint(spec)
     if spec.startswith("tfds:"):
-        return hashlib.sha256(_tfds_builder(spec).info.full_name.encode()).hexdigest()[:16]
+        return hashlib.sha256(hub.tfds_builder(spec).info.full_name.encode()).hexdigest()[:16]
     return "-".join(fingerprint(path) for path in paths(spec))
 
 
@@ -162,23 +252,33 @@ def _canonical(
     convert: Callable[[Any], dict],
 ) -> Read:
     """Converts (place, row) pairs, and says of how many, and at which places, rows are broken."""
-    rows, left_out, broken, count = [], collections.Counter(), [], 0
-    for place, row in located:
-        count += 1
-        try:
-            if isinstance(row, UserError):
-                raise row
-            rows.append(convert(row))
-        except schemas.NotADemonstration:
-            left_out["rows whose reply is empty or marked as bad"] += 1
-        except UserError as error:
-            broken.append(f"{place}: {error}")
+    left_out, broken = collections.Counter(), []
+    rows = list(_rows(located, convert, left_out, broken))
+    count = len(rows) + len(broken) + left_out.total()
     if broken and (not skip_broken or len(broken) == count):
         raise UserError(_broken(broken, count, skip_broken))
     left_out["broken rows"] += len(broken)
     if not rows:
         raise UserError(f"{spec}: there is no row for `{kind}` in it; give a source that has some.")
     return Read(rows, +left_out)
+
+
+def _rows(
+    located: Iterable[Located],
+    convert: Callable[[Any], dict],
+    left_out: collections.Counter,
+    broken: list[str],
+) -> Iterator[dict]:
+    """Yields canonical rows; the others are counted, or named among the broken ones."""
+    for place, row in located:
+        try:
+            if isinstance(row, UserError):
+                raise row
+            yield convert(row)
+        except schemas.NotADemonstration as error:
+            left_out[error.reason] += 1
+        except UserError as error:
+            broken.append(f"{place}: {error}")
 
 
 def _broken(broken: list[str], count: int, skip_broken: bool) -> str:
@@ -191,55 +291,3 @@ def _broken(broken: list[str], count: int, skip_broken: bool) -> str:
         f"{len(broken):,} of {count:,} rows are broken: {named}{more}; mend or remove "
         f"them{skip.format('them')}."
     )
-
-
-# TFDS.
-
-
-def _tfds_builder(spec: str):
-    """A TFDS data set that is already prepared, or can be, in array_record format."""
-    import tensorflow_datasets as tfds
-
-    name = spec.removeprefix("tfds:")
-    try:
-        return tfds.builder(name, file_format="array_record")
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{spec}: TFDS knows no such data set ({reason}); check the name, and "
-            f"import the module that defines it."
-        ) from error
-
-
-def _read_tfds(spec: str, split: Split) -> tuple[Iterator[Located], bool]:
-    """The rows, and whether they are still to be divided."""
-    builder = _tfds_builder(spec)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # of the network, the disk, or a module that is missing
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{spec}: TFDS cannot prepare it here ({type(error).__name__}: {reason}); prepare it "
-            "where that works, or name files."
-        ) from error
-    there = builder.info.splits
-    wanted = {"all": ["train"], "held_out": ["test", "validation", "train"]}.get(
-        split, [split, "train"]
-    )
-    part = next((name for name in wanted if name in there), None)
-    if part is None:
-        raise UserError(
-            f"{spec}: it has no split `train`, only {', '.join(there)}; choose another data set."
-        )
-    rows = (_plain(row) for row in builder.as_data_source(part))
-    located = ((f"{spec}:{part}:{number}", row) for number, row in enumerate(rows))
-    return located, split in ("train", "test") and "test" not in there
-
-
-def _plain(row: dict) -> Any:
-    from gpt_jax.data.microworld.builder import plain_row
-
-    try:
-        return plain_row(row)
-    except UserError as error:
-        return error

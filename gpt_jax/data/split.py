@@ -23,10 +23,19 @@ def train_test_split(
     """
     train, test = [], []
     for row in rows:
-        held_out = _share(f"{seed} {_opening(row)}") < test_fraction
-        (test if held_out else train).append(row)
-    by_hash = sorted(range(len(test)), key=lambda i: _share(f"used {seed} {_opening(test[i])}"))
+        (test if held_out(row, seed, test_fraction) else train).append(row)
+    by_hash = sorted(range(len(test)), key=lambda i: draw(test[i], seed))
     return train, [test[i] for i in sorted(by_hash[:most_test_rows])]
+
+
+def held_out(row: dict, seed: int = 0, test_fraction: float = TEST_FRACTION) -> bool:
+    """Whether a row belongs to the test part."""
+    return _share(f"{seed} {_opening(row)}") < test_fraction
+
+
+def draw(row: dict, seed: int = 0) -> float:
+    """Of a test row, the number in [0, 1) by which it is used: those with the lowest are."""
+    return _share(f"used {seed} {_opening(row)}")
 
 
 def common_rows(train: list[dict], test: list[dict]) -> int:

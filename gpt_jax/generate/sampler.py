@@ -65,7 +65,7 @@ def generate(
     key: jax.Array,
     *,
     max_new_tokens: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     pad_id: int,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -85,15 +85,15 @@ def generate(
       prompts: left-padded, with P columns.
       key: one random key for the whole call.
       max_new_tokens: C.
-      stop_id: ends a row; it is part of the completion.
-      pad_id: fills the completion after the stop token.
+      stop_ids: static; each of them ends a row, and is part of the completion.
+      pad_id: fills the completion after the stop token; it may be one of those.
       temperature: static; divides the logits. 0 takes the most likely token, with its
         log-probability at temperature 1.
       top_k, top_p, min_p: static filters, as in `Sampling`. `logprobs_BC` is always that of the
         unfiltered distribution.
-      vocab_size: static; the distribution is that among the ids below it without `pad_id`: a
-        model's own vocabulary may be larger than the tokenizer's. None: among all ids, as in
-        training.
+      vocab_size: static; the distribution is that among the ids below it, without a `pad_id` that
+        is nothing else: a model's own vocabulary may be larger than the tokenizer's. None: among
+        all ids, as in training.
       row_ids_B: integer name of each row in the random stream. None: its index.
 
     Raises:
@@ -105,12 +105,13 @@ def generate(
     row_ids_B = jnp.arange(B) if row_ids_B is None else row_ids_B
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids_B)
     lengths_B = (prompt_BP.segment_ids != 0).sum(axis=1)
+    banned_id = padding_only(pad_id, stop_ids)
 
     def sample(state: _State, hidden_BD: jax.Array) -> _State:
         """Draws token t of every row that has not stopped."""
         running_B = ~state.stopped_B
         token_B, logprob_B = _sample(
-            allowed(last_logits(config, params, hidden_BD), pad_id, vocab_size),
+            allowed(last_logits(config, params, hidden_BD), banned_id, vocab_size),
             jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.t),
             temperature,
             (top_k, top_p, min_p),
@@ -121,7 +122,7 @@ def generate(
             tokens_BC=state.tokens_BC.at[at].set(jnp.where(running_B, token_B, pad_id)),
             mask_BC=state.mask_BC.at[at].set(running_B.astype(jnp.float32)),
             logprobs_BC=state.logprobs_BC.at[at].set(jnp.where(running_B, logprob_B, 0.0)),
-            stopped_B=state.stopped_B | (token_B == stop_id),
+            stopped_B=state.stopped_B | jnp.isin(token_B, jnp.array(stop_ids, jnp.int32)),
         )
 
     def step(state: _State) -> _State:
@@ -163,12 +164,21 @@ def generate(
     )
 
 
-def allowed(logits_BV: jax.Array, pad_id: int, vocab_size: int | None) -> jax.Array:
-    """The logits, with -inf for padding and for the ids from `vocab_size` on; None: as they are."""
+def padding_only(pad_id: int, stop_ids: tuple[int, ...]) -> int | None:
+    """The padding's id, which no row may say; None where it is a stop token's, too."""
+    return None if pad_id in stop_ids else pad_id
+
+
+def allowed(logits_BV: jax.Array, banned_id: int | None, vocab_size: int | None) -> jax.Array:
+    """The logits, with -inf for an id that nobody says (None: there is none) and for those from
+    `vocab_size` on. `vocab_size` None: as they are."""
     if vocab_size is None:
         return logits_BV
     ids_V = jnp.arange(logits_BV.shape[-1])
-    return jnp.where((ids_V < vocab_size) & (ids_V != pad_id), logits_BV, -jnp.inf)
+    said_V = ids_V < vocab_size
+    if banned_id is not None:
+        said_V &= ids_V != banned_id
+    return jnp.where(said_V, logits_BV, -jnp.inf)
 
 
 def _sample(
@@ -195,6 +205,7 @@ def most_likely(
     *,
     count: int,
     temperature: float,
+    stop_ids: tuple[int, ...],
     pad_id: int,
     vocab_size: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -208,7 +219,9 @@ def most_likely(
     hidden_CBD = hidden_BTD[:, -c - 1 : -1].swapaxes(0, 1)
 
     def at(hidden_BD):
-        logits_BV = allowed(last_logits(config, params, hidden_BD), pad_id, vocab_size)
+        logits_BV = allowed(
+            last_logits(config, params, hidden_BD), padding_only(pad_id, stop_ids), vocab_size
+        )
         logp_BV = jax.nn.log_softmax(logits_BV / (temperature or 1.0), axis=-1)
         return jax.lax.top_k(logp_BV, count)
 

@@ -161,7 +161,7 @@ class TextModel(NamedTuple):
             )
         if self.layout == "document" and isinstance(prompt, str):
             ids, left_out, stops = chat.render_opening(prompt, self.tokenizer), 0, sampling.stop
-            turns = False
+            space = ""
         else:
             if isinstance(prompt, str):
                 prompt = [Message(role="user", content=prompt)]
@@ -169,13 +169,14 @@ class TextModel(NamedTuple):
             render = chat.render_document_prompt if document else chat.render_prompt
             stops = sampling.stop + (chat.NEXT_LINE,) * document
             kept = chat.shorten(prompt, self.tokenizer, limit, render) or chat.shorter(prompt)[-1]
-            ids, left_out, turns = render(kept, self.tokenizer), len(prompt) - len(kept), True
+            ids, left_out = render(kept, self.tokenizer), len(prompt) - len(kept)
+            space = " " if document else chat.space(self.tokenizer)
         if len(ids) > limit:
             raise UserError(
                 f"prompt {number + 1} is too long: that is {len(ids)} tokens and the model reads "
                 f"{limit} at a time (beside {new} new ones); say it shorter"
             )
-        return _Asked(ids, left_out, stops, turns)
+        return _Asked(ids, left_out, stops, space)
 
     def _draw(self, requests: list[_Request], sampling: Sampling) -> tuple:
         """What is drawn for some requests, on the devices, padded to one of few shapes."""
@@ -192,6 +193,7 @@ class TextModel(NamedTuple):
             (batch,) = pipeline.in_order(batch, rows, self.mesh)
         shared = dict(
             temperature=sampling.temperature,
+            stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
             vocab_size=self.tokenizer.vocab_size,
         )
@@ -201,7 +203,6 @@ class TextModel(NamedTuple):
             batch["prompts"],
             keys.derive(sampling.seed, 0, "complete"),
             max_new_tokens=sampling.max_new_tokens,
-            stop_id=self.tokenizer.eos_id,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             min_p=sampling.min_p,
@@ -224,19 +225,19 @@ class TextModel(NamedTuple):
         if ends:
             text, reason = text[: min(ends)], "stop_string"
             ids = words[: _tokens_of(text, words, self.tokenizer)]
-        if asked.turns:  # every text of a turn begins with a space
-            text = text.removeprefix(" ")
+        text = text.removeprefix(asked.space)
         n = len(ids)
         return Completion(text, ids, logprobs[:n], reason, len(asked.ids), asked.left_out, top[:n])
 
 
 class _Asked(NamedTuple):
-    """A prompt's tokens, how many turns were left out, what ends it, and whether it has turns."""
+    """A prompt's tokens, how many turns were left out, the stop strings, and what stands before the
+    first word of an answer."""
 
     ids: list[int]
     left_out: int
     stops: tuple[str, ...]
-    turns: bool
+    space: str
 
 
 class _Request(NamedTuple):
@@ -274,7 +275,7 @@ _generate = jax.jit(
     generate,
     static_argnums=0,
     static_argnames=(
-        *("max_new_tokens", "stop_id", "pad_id", "temperature"),
+        *("max_new_tokens", "stop_ids", "pad_id", "temperature"),
         *("top_k", "top_p", "min_p", "vocab_size"),
     ),
 )
@@ -283,5 +284,5 @@ _generate = jax.jit(
 _most_likely = jax.jit(
     most_likely,
     static_argnums=0,
-    static_argnames=("count", "temperature", "pad_id", "vocab_size"),
+    static_argnames=("count", "temperature", "stop_ids", "pad_id", "vocab_size"),
 )

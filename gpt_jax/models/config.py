@@ -11,7 +11,7 @@ Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What distinguishes GPT-1, GPT-2, GPT-3, Llama, Qwen3 and Gemma 3 from one another.
+    """What distinguishes GPT, OPT, NeoX, Llama, Mistral, Qwen, Phi-3 and Gemma from one another.
 
     A number that is None follows from others. It stays None here, so that a copy with another
     width gets what follows from that width; who computes with it reads it from `resolved()`.
@@ -29,19 +29,34 @@ class ModelConfig:
       norm: "layer" (Ba et al. 2016) or "rms" (Zhang & Sennrich 2019).
       norm_position: "pre" (GPT-2 on; a final norm follows the last block), "post" (GPT-1) or
         "both" (Gemma: what a sublayer reads and what it adds are normed).
+      parallel: whether attention and feed-forward layer read the same residual stream side by side,
+        each through its own norm (GPT-NeoX; Black et al. 2022, section 2.1); with "pre".
       qk_norm: whether queries and keys are normed per head, before rotary positions (Dehghani et
         al. 2023).
-      mlp: "gelu" (tanh form, Hendrycks & Gimpel 2016), "swiglu" or "geglu" (Shazeer 2020).
+      mlp: "gelu" (tanh form, Hendrycks & Gimpel 2016), "gelu_exact" (by the error function), "relu"
+        (OPT), "swiglu" or "geglu" (gated by a second matrix, Shazeer 2020).
       tied: whether the unembedding is the embedding.
       biases: whether dense layers and layer norms have biases.
+      qkv_biases: whether queries, keys and values have biases where `biases` is off (Qwen2).
       scale_embedding: whether embeddings are multiplied by sqrt(D).
       query_scale: multiplies the attention scores. None: 1 / sqrt(H).
+      attention_softcap: c squashes attention scores s to c tanh(s / c) (Gemma 2). None: no cap.
+      logit_softcap: the same of the logits of the next token.
       window: how many keys a query of a local layer sees, its own included. None: all layers are
         global.
-      global_every: with a window, every how manyth layer is global (Gemma 3: 6).
+      global_every: with a window, every how manyth layer is global (Gemma 3: 6). None: none is.
+      rope_share: the share of a head's dimensions, the first ones, that is rotated (NeoX: 0.25).
       rope_theta: the base of the rotary frequencies.
       rope_divisor: divides the positions before they are rotated (Chen et al. 2023).
-      rope_theta_local: the base in local layers, whose positions are not divided.
+      rope_scaling: which frequencies see divided positions: all ("linear"), or those that turn
+        seldom within `rope_original_context` tokens: by the number of turns ("llama3"; Grattafiori
+        et al. 2024) or by the index of the dimension ("yarn"; Peng et al. 2023, section 3.2).
+      rope_original_context: the context before it was extended; for "llama3" and "yarn".
+      rope_turns_low, rope_turns_high: who turns less often than the first is divided wholly, who
+        more often than the second not at all.
+      rope_magnitude: multiplies rotated queries and keys alike (YaRN: 1 + 0.1 ln(divisor)).
+      rope_theta_local: the base in local layers, whose positions are not divided. None: they are
+        rotated as those of global layers are.
       norm_eps: added to the variance inside a norm.
       dtype: of the computation; parameters, norms, softmax and logits are float32.
       remat: what the backward pass recomputes: "none", "dots" (all but matmul outputs), "block"
@@ -65,17 +80,27 @@ class ModelConfig:
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
     norm: Literal["layer", "rms"] = "layer"
     norm_position: Literal["pre", "post", "both"] = "pre"
+    parallel: bool = False
     qk_norm: bool = False
-    mlp: Literal["gelu", "swiglu", "geglu"] = "gelu"
+    mlp: Literal["gelu", "gelu_exact", "relu", "swiglu", "geglu"] = "gelu"
     tied: bool = True
     biases: bool = True
+    qkv_biases: bool = False
     scale_embedding: bool = False
     query_scale: PositiveFloat | None = None
+    attention_softcap: PositiveFloat | None = None
+    logit_softcap: PositiveFloat | None = None
     window: Positive | None = None
-    global_every: Positive = 6
+    global_every: Positive | None = 6
+    rope_share: Annotated[float, Range(0.0, 1.0, open_low=True)] = 1.0
     rope_theta: PositiveFloat = 10000.0
     rope_divisor: PositiveFloat = 1.0
-    rope_theta_local: PositiveFloat = 10000.0
+    rope_scaling: Literal["linear", "llama3", "yarn"] = "linear"
+    rope_original_context: Positive | None = None
+    rope_turns_low: PositiveFloat = 1.0
+    rope_turns_high: PositiveFloat = 4.0
+    rope_magnitude: PositiveFloat = 1.0
+    rope_theta_local: PositiveFloat | None = 10000.0
     norm_eps: PositiveFloat = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "block", "offload"] = "none"
@@ -96,10 +121,43 @@ class ModelConfig:
                 f"The model's {c.heads} heads do not divide into {c.kv_heads} kv_heads; "
                 "kv_heads must be a divisor of heads."
             )
-        if c.positions == "rope" and c.head_size % 2:
-            raise UserError(f"Rotary positions need an even head_size, but it is {c.head_size}.")
+        if c.positions == "rope":
+            self._check_rope()
+        if c.parallel and c.norm_position != "pre":
+            raise UserError(
+                "Layers side by side (parallel) read normed inputs: set norm_position to pre."
+            )
         if c.positions == "sinusoidal" and c.width % 2:
             raise UserError(f"Sinusoidal positions need an even width, but it is {c.width}.")
+
+    def _check_rope(self) -> None:
+        head_size = self.resolved().head_size
+        if self.rope_share == 1.0 and head_size % 2:
+            raise UserError(f"Rotary positions need an even head_size, but it is {head_size}.")
+        if not self.rotated or self.rotated % 2:
+            raise UserError(
+                "Rotary positions need an even number of dimensions of a head, but rope_share "
+                f"{self.rope_share:g} of head_size {head_size} is {self.rotated}."
+            )
+        if self.rope_scaling == "linear":
+            return
+        if self.rope_original_context is None:
+            raise UserError(f"rope_scaling {self.rope_scaling} needs a rope_original_context.")
+        if not self.rope_turns_low < self.rope_turns_high:
+            raise UserError(
+                f"rope_turns_low is {self.rope_turns_low:g}, but must be less than "
+                f"rope_turns_high, {self.rope_turns_high:g}."
+            )
+
+    @property
+    def rotated(self) -> int:
+        """R, how many dimensions of a head are rotated."""
+        return int(self.resolved().head_size * self.rope_share)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a second matrix, its gate."""
+        return self.mlp in ("swiglu", "geglu")
 
     def resolved(self) -> "ModelConfig":
         """The same model with the numbers that follow from others filled in; to be read only."""
@@ -115,6 +173,6 @@ class ModelConfig:
     def windows(self) -> list[int | None]:
         """The window of every layer; None for a global one."""
         return [
-            self.window if self.window and (layer + 1) % self.global_every else None
+            self.window if not self.global_every or (layer + 1) % self.global_every else None
             for layer in range(self.layers)
         ]

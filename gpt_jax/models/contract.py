@@ -96,6 +96,12 @@ def unembedding(model: Model, params: Params) -> jax.Array:
     """unembed_VD float32: a token's logits are its products with a hidden state."""
 
 
+@functools.singledispatch
+def logit_softcap(model: Model) -> float | None:
+    """c, where the logits are c tanh(z / c) of the products z; None, as of most models: no cap."""
+    return None
+
+
 @_generic
 def logical_axes(model: Model) -> Axes:
     """The logical axes of every parameter by its path, `{"embed/tokens": ("vocab", "width")}`.
@@ -106,6 +112,7 @@ def logical_axes(model: Model) -> Axes:
     """
 
 
+@functools.singledispatch
 def param_shapes(model: Model) -> Params:
     """The parameters as ShapeDtypeStructs; nothing is allocated."""
     return jax.eval_shape(lambda: init(model, jax.random.key(0)))

@@ -16,7 +16,7 @@ def matmul_weights(config: ModelConfig) -> int:
     """
     c = config.resolved()
     attention = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads)
-    mlp = (2 if c.mlp == "gelu" else 3) * c.width * c.mlp_width
+    mlp = (3 if c.gated else 2) * c.width * c.mlp_width
     return c.layers * (attention + mlp) + c.width * c.vocab_size
 
 

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 
 from gpt_jax.data.batches import Tokens
 from gpt_jax.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
-from gpt_jax.models.contract import Model, Params, forward, init, logical_axes, unembedding
+from gpt_jax.models.contract import (
+    Model,
+    Params,
+    forward,
+    init,
+    logical_axes,
+    logit_softcap,
+    unembedding,
+)
 from gpt_jax.parallel.rules import Axes
 
 # Every device keeps a head whole, and no head is kept in bfloat16, so that scores are float32.
@@ -58,7 +66,11 @@ def token_logprobs(
       (logprobs_BT, entropy_BT), float32.
     """
     logprobs_BT, _, entropy_BT = linear_cross_entropy(
-        hidden_BTD, unembedding(config, params), targets_BT, temperature=temperature
+        hidden_BTD,
+        unembedding(config, params),
+        targets_BT,
+        temperature=temperature,
+        softcap=logit_softcap(config),
     )
     return logprobs_BT, entropy_BT
 
@@ -74,13 +86,21 @@ def token_nll(
 
     It costs three matmuls with the unembedding, forward and backward, instead of four.
     """
-    return linear_cross_entropy_sum(hidden_BTD, unembedding(config, params), targets_BT, weights_BT)
+    return linear_cross_entropy_sum(
+        hidden_BTD,
+        unembedding(config, params),
+        targets_BT,
+        weights_BT,
+        softcap=logit_softcap(config),
+    )
 
 
 def last_logits(config: Model, params: Params, hidden_BD: jax.Array) -> jax.Array:
     """logits_BV float32 of the token that follows each hidden state."""
     unembed_VD = unembedding(config, params).astype(hidden_BD.dtype)
-    return jnp.einsum("BD,VD->BV", hidden_BD, unembed_VD, preferred_element_type=jnp.float32)
+    logits_BV = jnp.einsum("BD,VD->BV", hidden_BD, unembed_VD, preferred_element_type=jnp.float32)
+    cap = logit_softcap(config)
+    return logits_BV if cap is None else cap * jnp.tanh(logits_BV / cap)
 
 
 def init_scalar_head(key: jax.Array, config: Model, zero: bool = False) -> Params:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from gpt_jax.models.axes import with_axes
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.quantized import Quantized
 from gpt_jax.parallel.rules import merge_rows, split_rows
 
 INIT_STDDEV = 0.02  # GPT-2 (Radford et al. 2019).
@@ -32,8 +33,18 @@ class Norm(nn.Module):
         return y_BTD.astype(c.dtype)
 
 
-def dense(module, name: str, x_BTI: jax.Array, outputs: int, axes: tuple[str, str]) -> jax.Array:
+def dense(
+    module,
+    name: str,
+    x_BTI: jax.Array,
+    outputs: int,
+    axes: tuple[str, str],
+    biased: bool | None = None,
+) -> jax.Array:
     """x W (+ b), with parameters `name` [I, O] of these logical axes and `name`_bias [O].
+
+    There is a bias if the model has `biases`, unless `biased` says otherwise. A kernel that is
+    frozen in blocks (`quantized.py`) is dequantized here.
 
     The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
     into transposed copies that cost more than the matmul itself.
@@ -43,13 +54,19 @@ def dense(module, name: str, x_BTI: jax.Array, outputs: int, axes: tuple[str, st
     residual = axes[1] == "width"  # what goes to the residual stream
     stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
     initializer = with_axes(nn.initializers.normal(stddev), *axes)
-    kernel_IO = module.param(name, initializer, (inputs, outputs))
+    kernel_IO = parameter(module, name, initializer, (inputs, outputs))
     y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
-    if c.biases:
+    if c.biases if biased is None else biased:
         zeros = with_axes(nn.initializers.zeros, None if residual else axes[1])
         bias_O = module.param(f"{name}_bias", zeros, (outputs,))
         y_MO += bias_O.astype(c.dtype)
     return split_rows(y_MO, *x_BTI.shape[:2])
+
+
+def parameter(module, name: str, initializer, shape: tuple[int, ...]):
+    """A parameter of a module; it may be a `Quantized`, whose arrays have shapes of their own."""
+    found = module.get_variable("params", name)
+    return found if isinstance(found, Quantized) else module.param(name, initializer, shape)
 
 
 @jax.custom_vjp

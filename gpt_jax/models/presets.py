@@ -1,14 +1,15 @@
 """Published model shapes. `tests/models/test_presets.py` checks their parameter counts.
 
 Sources: GPT-1 (Radford et al. 2018), GPT-2 (Radford et al. 2019; the smallest is published as
-117M in the paper and counts 124M), GPT-3 (Brown et al. 2020, table 2.1), Llama 2 (Touvron et al.
-2023, tables 1 and 2), Llama 3 (Grattafiori et al. 2024, table 3), Qwen3 (Yang et al. 2025, table
-1) and Gemma 3's text decoders (Gemma team 2025), both by their published config.json. Gemma's
-larger vocabularies have 64 rows for images.
+117M in the paper and counts 124M), GPT-3 (Brown et al. 2020, table 2.1), LLaMA (Touvron et al.
+2023a, table 2; the widths of feed-forward layers are 2/3 of 4 D rounded up to a multiple of 256),
+Llama 2 (Touvron et al. 2023b, tables 1 and 2), Llama 3 (Grattafiori et al. 2024, table 3), Qwen3
+(Yang et al. 2025, table 1) and Gemma 3's text decoders (Gemma team 2025), both by their published
+config.json. Gemma's larger vocabularies have 64 rows for images.
 
 Dropout is 0 in all of them; GPT-1 and GPT-2 were trained with 0.1. Not expressed: GPT-3's
 alternating sparse attention layers, and the frequency scaling that extends Llama 3.1 beyond 8,192
-tokens.
+tokens. How the models were trained is in `recipes.py`.
 """
 
 import dataclasses
@@ -66,6 +67,14 @@ def llama(
         biases=False,
         rope_theta=rope_theta,
     )
+
+
+def llama1(
+    width: int, layers: int, heads: int, mlp_width: int, norm_eps: float = 1e-6
+) -> ModelConfig:
+    """LLaMA of the first generation: as many key/value heads as query heads."""
+    config = llama(32000, 2048, width, layers, heads, heads, mlp_width=mlp_width)
+    return dataclasses.replace(config, norm_eps=norm_eps)
 
 
 def qwen3(width: int, layers: int, heads: int, mlp_width: int, tied: bool = False) -> ModelConfig:
@@ -137,6 +146,10 @@ PRESETS: dict[str, ModelConfig] = {
     "gpt3_6.7b": gpt3(4096, 32, 32),
     "gpt3_13b": gpt3(5120, 40, 40),
     "gpt3_175b": gpt3(12288, 96, 96),
+    "llama1_7b": llama1(4096, 32, 32, 11008),
+    "llama1_13b": llama1(5120, 40, 40, 13824),
+    "llama1_33b": llama1(6656, 60, 52, 17920),
+    "llama1_65b": llama1(8192, 80, 64, 22016, norm_eps=1e-5),
     "llama2_7b": llama(32000, 4096, 4096, 32, 32, 32, mlp_width=11008),
     "llama2_70b": llama(32000, 4096, 8192, 80, 64, 8, mlp_width=28672),
     "llama3_8b": llama(128256, 8192, 4096, 32, 32, 8, mlp_width=14336, rope_theta=500000.0),

@@ -1,10 +1,11 @@
-"""The decoder: one configurable block, scanned over layers.
+"""The decoder: one configurable block (`blocks.py`), scanned over layers.
 
 Parameters are a plain nested dict, float32, with the blocks stacked on a leading L axis:
 
     embed/tokens [V, D]             embed/positions [context, D]       (learned positions)
     blocks/attn_norm/scale [L, D]   blocks/attn_norm/bias
     blocks/attn/q [L, D, N*H]       k, v [L, D, K*H]   out [L, N*H, D]   q_bias, ..., out_bias
+                                                                       (biases; q, k, v: qkv_biases)
     blocks/attn/q_norm/scale [L, H] k_norm                             (qk_norm)
     blocks/mlp_norm/scale [L, D]    blocks/mlp_norm/bias
     blocks/mlp/up [L, D, F]         gate [L, D, F] (gated)    down [L, F, D]   up_bias, ...
@@ -14,27 +15,23 @@ Parameters are a plain nested dict, float32, with the blocks stacked on a leadin
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
-from gpt_jax.kernels.attention import attention_weights as weights_of
-from gpt_jax.kernels.attention import mix
-from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache, OwnEntries, Stacks, write
-from gpt_jax.models.cached_attention import attend_to_cache
+from gpt_jax.models.blocks import Rows, remat_block, residual_axes
+from gpt_jax.models.cache import KVCache, OwnEntries, Stacks, write
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
-from gpt_jax.models.dropout import Draws, Purpose, draws_of, drop, drop_weights
-from gpt_jax.models.layers import Norm, dense, normal
-from gpt_jax.models.positions import rotary_angles, rotate, sinusoids
+from gpt_jax.models.dropout import Purpose, draws_of, drop
+from gpt_jax.models.layers import Norm, normal, parameter
+from gpt_jax.models.positions import rotary_angles, sinusoids
+from gpt_jax.models.quantized import dequantized
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.parallel.rules import Axes, constrain
 
@@ -51,10 +48,21 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Params:
     return Transformer(config).init(key, dummy, mutable="params")["params"]
 
 
+@functools.cache
+def _abstract(config: ModelConfig) -> Params:
+    """The boxed parameters as ShapeDtypeStructs: tracing them takes a quarter of a second."""
+    return jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
+
+
+@contract.param_shapes.register(ModelConfig)
+def _param_shapes(config: ModelConfig) -> Params:
+    return unboxed(_abstract(config))
+
+
 @contract.logical_axes.register(ModelConfig)
 @functools.cache
 def _logical_axes(config: ModelConfig) -> Axes:
-    return declared(jax.eval_shape(lambda: _boxed(config, jax.random.key(0))))
+    return declared(_abstract(config))
 
 
 @contract.forward.register(ModelConfig)
@@ -113,7 +121,14 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
 @contract.unembedding.register(ModelConfig)
 def _unembedding(config: ModelConfig, params: Params) -> jax.Array:
     """The embedding when tied, else its own matrix."""
-    return params["embed"]["tokens"] if config.tied else params["unembed"]["kernel"].T
+    if config.tied:
+        return dequantized(params["embed"]["tokens"])
+    return params["unembed"]["kernel"].T
+
+
+@contract.logit_softcap.register(ModelConfig)
+def _logit_softcap(config: ModelConfig) -> float | None:
+    return config.logit_softcap
 
 
 def layer_unroll(layers: int) -> int:
@@ -124,35 +139,6 @@ def layer_unroll(layers: int) -> int:
     Elsewhere one block is compiled once.
     """
     return layers if platform() == "cpu" and layers <= 16 else 1
-
-
-def residual_axes(x_BTD: jax.Array, cache: Any) -> tuple[str | None, ...]:
-    """The logical axes of the residual stream."""
-    if cache is None:
-        return "batch", "length", None
-    if x_BTD.shape[1] > MAX_DECODE_TOKENS:
-        return "batch", None, None  # a cache is not split along its length
-    # A few tokens are less than a layer's weights: these stay on their devices and the products
-    # are summed, where otherwise fsdp would gather the whole model for every token.
-    return "replicas", None, "width"
-
-
-class Rows(NamedTuple):
-    """What every layer is told of the rows it works on.
-
-    Attributes:
-      ropes_BTH: the angles of `rotary_angles`, or None.
-      segment_ids_BT: of the tokens.
-      kv_segment_ids_BS: of the keys, the tokens' or the cache's.
-      index_B: where the tokens of every row are written in the cache; 0 without one.
-      draws: what dropout draws from, or None.
-    """
-
-    ropes_BTH: list[jax.Array] | None
-    segment_ids_BT: jax.Array
-    kv_segment_ids_BS: jax.Array
-    index_B: jax.Array | int
-    draws: Draws | None
 
 
 class Transformer(nn.Module):
@@ -192,7 +178,8 @@ class Transformer(nn.Module):
         if not c.tied:
             # Declared here so that `init` makes it; read by `_unembedding`.
             kernel = with_axes(normal, "width", "vocab")
-            self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
+            if self.is_initializing():
+                self.param("unembed", lambda key: {"kernel": kernel(key, (c.width, c.vocab_size))})
         if cache is not None:
             cache = KVCache(kv_cache, kv_segment_ids_BS, index_B + ids_BT.shape[1])
         return x_BTD, cache
@@ -204,8 +191,8 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, ids_BT, positions_BT):
         c = self.config
-        tokens_VD = self.param(
-            "tokens", with_axes(normal, "vocab", "width"), (c.vocab_size, c.width)
+        tokens_VD = parameter(
+            self, "tokens", with_axes(normal, "vocab", "width"), (c.vocab_size, c.width)
         )
         x_BTD = tokens_VD[ids_BT]
         if c.positions == "learned":
@@ -218,114 +205,3 @@ class Embedding(nn.Module):
         if c.scale_embedding:
             x_BTD *= c.width**0.5
         return x_BTD.astype(c.dtype)
-
-
-class Block(nn.Module):
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, carry, layer, rows):
-        c, (x_BTD, kv_cache) = self.config, carry
-        x_BTD = checkpoint_name(x_BTD, "block_input")
-        attn_norm, mlp_norm = Norm(c, name="attn_norm"), Norm(c, name="mlp_norm")
-        attn, mlp = Attention(c, name="attn"), MLP(c, name="mlp")
-        draws = rows.draws and rows.draws.of_layer(layer)
-        rows = rows._replace(draws=draws)
-
-        def added(name, y_BTD, purpose):
-            """What a sublayer adds; Gemma norms it."""
-            if c.norm_position == "both":
-                y_BTD = Norm(c, name=name)(y_BTD)
-            return drop(y_BTD, c.dropout, draws, purpose)
-
-        if c.norm_position == "post":
-            y_BTD, kv_cache = attn(x_BTD, kv_cache, layer, rows)
-            x_BTD = attn_norm(x_BTD + added("attn_out_norm", y_BTD, Purpose.ATTENTION))
-            x_BTD = mlp_norm(x_BTD + added("mlp_out_norm", mlp(x_BTD), Purpose.MLP))
-        else:
-            y_BTD, kv_cache = attn(attn_norm(x_BTD), kv_cache, layer, rows)
-            x_BTD += added("attn_out_norm", y_BTD, Purpose.ATTENTION)
-            x_BTD += added("mlp_out_norm", mlp(mlp_norm(x_BTD)), Purpose.MLP)
-        return (constrain(x_BTD, *residual_axes(x_BTD, kv_cache)), kv_cache), None
-
-
-class Attention(nn.Module):
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD, kv_cache, layer, rows):
-        c = self.config
-        ropes_BTH, segment_ids_BT, kv_segment_ids_BS, index_B, draws = rows
-        B, T, D = x_BTD.shape
-        N, K, H = c.heads, c.kv_heads, c.head_size
-        q_BTNH = dense(self, "q", x_BTD, N * H, ("width", "heads")).reshape(B, T, N, H)
-        k_BTKH = dense(self, "k", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
-        v_BTKH = dense(self, "v", x_BTD, K * H, ("width", "heads")).reshape(B, T, K, H)
-        if c.qk_norm:
-            q_BTNH, k_BTKH = Norm(c, name="q_norm")(q_BTNH), Norm(c, name="k_norm")(k_BTKH)
-        is_global = (layer + 1) % c.global_every == 0  # matters only with a window
-        if ropes_BTH is not None:
-            angles_BTH = ropes_BTH[0] if c.window is None else jnp.where(is_global, *ropes_BTH)
-            q_BTNH, k_BTKH = rotate(q_BTNH, angles_BTH), rotate(k_BTKH, angles_BTH)
-        options = dict(
-            q_segment_ids_BT=segment_ids_BT,
-            kv_segment_ids_BS=kv_segment_ids_BS,
-            scale=c.query_scale,
-        )
-        # No kernel drops weights or hands them out, so then they are computed, and held.
-        dropped = draws is not None and c.attention_dropout > 0
-        explicit = kv_cache is None and (dropped or self.is_mutable_collection("attention"))
-        if explicit:
-            attend = functools.partial(weights_of, q_BTNH, k_BTKH, **options)
-        elif kv_cache is None:
-            attend = functools.partial(attention, q_BTNH, k_BTKH, v_BTKH, **options)
-        else:
-            attend, kv_cache = attend_to_cache(
-                q_BTNH, (k_BTKH, v_BTKH), kv_cache, layer, index_B, options
-            )
-        if c.window is None:
-            out = attend()
-        else:
-            # The layer is a number of the scan, so both kinds are compiled and one is run.
-            out = jax.lax.cond(is_global, attend, lambda: attend(window=c.window))
-        if explicit:
-            self.sow("attention", "weights", out)
-            out = mix(drop_weights(out, c.attention_dropout, draws), v_BTKH)
-        out_BTI = out.reshape(B, T, N * H)
-        if kv_cache is not None and T <= MAX_DECODE_TOKENS:
-            out_BTI = constrain(out_BTI, "replicas", None, "heads")
-        return dense(self, "out", out_BTI, D, ("heads", "width")), kv_cache
-
-
-class MLP(nn.Module):
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD):
-        c = self.config
-        up_BTF = dense(self, "up", x_BTD, c.mlp_width, ("width", "mlp"))
-        if c.mlp == "gelu":
-            up_BTF = nn.gelu(up_BTF, approximate=True)
-        else:
-            gate_BTF = dense(self, "gate", x_BTD, c.mlp_width, ("width", "mlp"))
-            gate_BTF = nn.silu(gate_BTF) if c.mlp == "swiglu" else nn.gelu(gate_BTF)
-            up_BTF *= gate_BTF
-        return dense(self, "down", up_BTF, c.width, ("mlp", "width"))
-
-
-def remat_block(config: ModelConfig, in_loop: bool) -> type[Block]:
-    """The block, with the checkpoint policy that `config.remat` names."""
-    if config.remat == "none":
-        return Block
-    policy = {
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "block": jax.checkpoint_policies.nothing_saveable,
-        "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
-            names_which_can_be_offloaded=["block_input"],
-            offload_src="device",
-            offload_dst="pinned_host",
-        ),
-    }[config.remat]
-    # Inside a loop XLA cannot merge the recomputation with the forward pass; outside it can.
-    return nn.remat(Block, policy=policy, prevent_cse=not in_loop)

@@ -2,7 +2,15 @@
 
 from gpt_jax.report.breakdown import markdown_table, results_table
 from gpt_jax.report.page import write_report
+from gpt_jax.report.publish import publish
 from gpt_jax.report.samples import write_samples
 from gpt_jax.report.verdict import run_verdict
 
-__all__ = ["markdown_table", "results_table", "run_verdict", "write_report", "write_samples"]
+__all__ = [
+    "markdown_table",
+    "publish",
+    "results_table",
+    "run_verdict",
+    "write_report",
+    "write_samples",
+]

@@ -23,7 +23,7 @@ from gpt_jax.models.heads import init_scorer, is_scorer
 from gpt_jax.ranges import Fraction, NonNegativeFloat, Positive, PositiveFloat, Range
 from gpt_jax.rl import kl
 from gpt_jax.rl.advantages import gae, whiten
-from gpt_jax.rl.iteration import Algorithm, RolloutConfig
+from gpt_jax.rl.iteration import Algorithm, EndIds, RolloutConfig
 from gpt_jax.rl.rewards import token_rewards
 from gpt_jax.rl.rollout import completion_logprobs, completion_values
 from gpt_jax.train.state import TrainState
@@ -113,11 +113,12 @@ def init_state(
     return TrainState.create(learned, optimizer, seed, extras)
 
 
-def ppo(config: PPOConfig, model: ActorCritic) -> Algorithm:
-    """PPO as an `Algorithm`."""
+def ppo(config: PPOConfig, model: ActorCritic, ends: EndIds) -> Algorithm:
+    """PPO as an `Algorithm`, for a policy with a tokenizer that has these `ends`."""
     return Algorithm(
         config,
         model,
+        ends,
         functools.partial(prepare, config, model),
         functools.partial(ppo_loss, config),
         functools.partial(remember, config),

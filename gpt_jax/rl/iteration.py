@@ -73,12 +73,30 @@ class Inputs(NamedTuple):
     ptx: Batch | None = None
 
 
+class EndIds(NamedTuple):
+    """The ids of a tokenizer that sampling must know: they are static in its program.
+
+    Attributes:
+      stop_ids: each ends a completion.
+      pad_id: fills rows.
+    """
+
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+def ends_of(tokenizer: Tokenizer) -> EndIds:
+    """What sampling must know of a tokenizer."""
+    return EndIds(tokenizer.stop_ids, tokenizer.pad_id)
+
+
 class Algorithm(NamedTuple):
     """A method of learning from scored rollouts.
 
     Attributes:
       config: what it samples, and how often it learns from it.
       model: the policy's shape.
+      ends: of its tokenizer.
       prepare: `(state, frozen, rollout, scores_B) -> (rows, metrics)`: a tree of arrays with one
         row per episode, fixed while the policy changes.
       loss: `loss(model, learned, (rows, ptx), key, frozen)`, as every loss.
@@ -87,6 +105,7 @@ class Algorithm(NamedTuple):
 
     config: RolloutConfig
     model: Model
+    ends: EndIds
     prepare: Callable[[TrainState, dict, Rollout, jax.Array], tuple[Any, Metrics]]
     loss: LossFn
     remember: Callable[[dict, dict, Metrics], dict] = lambda extras, params, metrics: extras
@@ -95,6 +114,7 @@ class Algorithm(NamedTuple):
 def collect(
     config: RolloutConfig,
     model: Model,
+    ends: EndIds,
     policy: dict,
     prompts: Prompts,
     seed: jax.Array,
@@ -107,8 +127,8 @@ def collect(
         prompts,
         keys.derive(seed, step, "ppo/rollout"),
         max_new_tokens=config.max_new_tokens,
-        stop_id=Tokenizer.eos_id,
-        pad_id=Tokenizer.pad_id,
+        stop_ids=ends.stop_ids,
+        pad_id=ends.pad_id,
         temperature=config.temperature,
     )
 
@@ -178,7 +198,9 @@ def iterate(
 ) -> tuple[TrainState, Metrics]:
     """A whole iteration with a reward on the device; `frozen["reward"]` holds its parameters."""
     policy, place = state.params["policy"], (state.seed, state.step)
-    rollout = collect(algorithm.config, policy_shape(algorithm), policy, inputs.prompts, *place)
+    rollout = collect(
+        algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
+    )
     scored = (rollout, score(frozen["reward"], rollout), inputs.ptx)
     return learn(algorithm, optimizer, state, scored, frozen)
 
@@ -211,7 +233,9 @@ def make_iteration(
 
     if isinstance(reward, DeviceReward):
         return jax.jit(whole, donate_argnums=0)
-    sample = jax.jit(functools.partial(collect, algorithm.config, policy_shape(algorithm)))
+    sample = jax.jit(
+        functools.partial(collect, algorithm.config, policy_shape(algorithm), algorithm.ends)
+    )
     return SplitIteration(sample, reward, jax.jit(learn_from, donate_argnums=0))
 
 

@@ -23,7 +23,8 @@ from gpt_jax.rl.rewards import (
     record_reward,
     retokenized_reward,
 )
-from gpt_jax.train.checkpoint import ModelFiles, load_model_files, load_params, param_shapes_in
+from gpt_jax.train.checkpoint import ModelFiles, param_shapes_in
+from gpt_jax.train.origin import is_foreign, load_model_files, load_params
 
 
 class Scoring(NamedTuple):
@@ -78,7 +79,7 @@ def trained_scoring(
     """The reward model in a folder.
 
     Args:
-      folder: of the reward stage.
+      folder: of the reward stage, or a model from elsewhere.
       start: the policy's shape and tokenizer.
       records: of all prompts, by their row numbers.
       retokenize: whether a reward model with another tokenizer is given the text.
@@ -86,7 +87,7 @@ def trained_scoring(
     Raises:
       UserError: if it has another tokenizer, and that is not allowed for.
     """
-    likelihood = reads_likelihood(param_shapes_in(folder))
+    likelihood = not is_foreign(folder) and reads_likelihood(param_shapes_in(folder))
     judge = load_model_files(folder, functools.partial(scorer_shapes, likelihood=likelihood))
     if judge.tokenizer == start.tokenizer:
         return model_scoring(judge.model, trained_length(folder), likelihood)

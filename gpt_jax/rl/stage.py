@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Literal
 
+import jax
 from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
 from gpt_jax.data.left_out import LeftOut
-from gpt_jax.data.packing import pack_documents, pad_prompt_records
+from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
+from gpt_jax.data.rows import language_rows
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import param_shapes
-from gpt_jax.parallel import distributed
+from gpt_jax.models.quantized import keep_as
+from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
 from gpt_jax.rl.rewards import DeviceReward
 from gpt_jax.rl.scoring import Scoring
-from gpt_jax.train.checkpoint import ModelFiles, load_params
-from gpt_jax.train.command import Common
+from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
+from gpt_jax.train.origin import Started, load_params, start_params
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
@@ -31,6 +36,9 @@ class OnlineRecipe(RolloutConfig):
 
     optimizer: OptimizerConfig
     train: LoopConfig
+    frozen_dtype: Literal["bfloat16", "int8", "int4"] | None = None
+    """How the matrices of the reference and the reward model are kept: float32 by default, or in 2,
+    1 or about 0.6 bytes a weight. The KL then begins at the error of that, not at 0."""
     offload_frozen: bool = False
     """Keep the reference and the reward model in the host's memory between their uses."""
 
@@ -44,15 +52,17 @@ class Judge:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnlineConfig(Common):
+class OnlineConfig(Started):
     """What such an experiment takes besides its recipe."""
 
     init_from: str = "runs/sft/default"
-    """The SFT run's folder: where the policy starts and what it is held close to."""
+    """Where the policy starts and what it is held close to: a run folder, a Hugging Face folder,
+    hf:ORG/NAME or gguf:FILE."""
     policy_from: str | None = None
     """An earlier run's folder, from whose policy this one goes on instead."""
     reward_from: str = "runs/reward/default"
-    """The reward model's folder; its shape may be another than the policy's."""
+    """The reward model, from a run folder or elsewhere; its shape may be another than the
+    policy's."""
     reward: Judge = Judge()
 
 
@@ -102,25 +112,33 @@ def online_stage(
     updates = recipe.passes.updates
 
     def load(mesh: Mesh) -> Parameters:
-        reference = load_params(config.init_from, mesh)
+        reference = start_params(config, mesh)
         policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
         scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
-        frozen = {"reference": reference, "reward": scorer}
+        frozen = kept({"reference": reference, "reward": scorer})
         if recipe.offload_frozen:
             frozen = to_host(frozen)
         return Parameters((policy, scorer if from_scorer else policy), frozen)
 
     policy = param_shapes(model)
     scorer = scoring.shapes()
+    made = functions(train.steps)
+    keep = functools.partial(keep_as, axes=made.axes, dtype=recipe.frozen_dtype)
+    frozen_shapes = jax.eval_shape(keep, {"reference": policy, "reward": scorer})
+
+    def kept(frozen: dict) -> dict:
+        if recipe.frozen_dtype is None:
+            return frozen
+        places = rules.shardings(frozen_shapes, mesh, made.axes)
+        return jax.jit(keep, out_shardings=places)(frozen)
+
     return Stage(
         model=model,
         tokenizer=tokenizer,
         train=train,
-        functions=functions(train.steps),
+        functions=made,
         load=load,
-        shapes=Parameters(
-            (policy, scorer if from_scorer else policy), {"reference": policy, "reward": scorer}
-        ),
+        shapes=Parameters((policy, scorer if from_scorer else policy), frozen_shapes),
         batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
         row_numbers=lambda step: prompts.rows_B[prompts_at.numbers(step)],
         learning_rate=lambda step: rate_at(
@@ -149,6 +167,5 @@ def _pretraining_batches(config: OnlineConfig, start: ModelFiles, rows: int, mes
     """`batch_at(step)` of so many packed documents, or of None where they are not mixed in."""
     if not rows:
         return lambda step: None
-    documents = config.data.read("text", "train")
-    packed = pack_documents(documents, start.tokenizer, start.model.context_length)
+    packed = language_rows(config.data, "train", start.tokenizer, start.model.context_length)
     return make_batch_at(packed, rows, config.seed, share(mesh))

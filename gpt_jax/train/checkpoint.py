@@ -232,13 +232,13 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def save_model_files(folder: Path, model: Model, tokenizer: Tokenizer) -> None:
-    """Writes `model.json` and `tokenizer.json`: all that using a checkpoint needs beside it."""
+    """Writes `model.json` and the tokenizer: all that using a checkpoint needs beside it."""
 
     def write() -> None:
         fields = {"type": type(model).__name__} | dataclasses.asdict(model)
         text = json.dumps(fields, indent=2) + "\n"
         files.write_text(folder / "model.json", text)
-        tokenizer.save(folder / "tokenizer.json")
+        tokenizer.save(folder)
 
     distributed.on_main(write)
 
@@ -281,7 +281,7 @@ def load_model_files(
         raise UserError(
             f"{path}: a model of type {kind} is not known here; import the file that defines it"
         )
-    tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer.json has {tokenizer.vocab_size} tokens, its model.json only "

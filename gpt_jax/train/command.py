@@ -36,7 +36,8 @@ class Common:
 
     preset: str = "tiny"
     """Where the other defaults come from: smoke (under a minute; on a CPU its programs are
-    compiled quickly rather than well), tiny (a laptop CPU) or colab (one TPU chip or GPU)."""
+    compiled quickly rather than well), tiny (a laptop CPU), colab (one TPU chip or GPU), or what
+    the experiment has besides."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of everything random: data order, initialisation, sampling."""
     run_dir: str

@@ -14,10 +14,12 @@ from jax.sharding import Mesh
 from gpt_jax.chips import chip_of
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Batch
+from gpt_jax.data.mixed import Mixed
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Model
 from gpt_jax.models.flops import training_flops
 from gpt_jax.models.heads import axes_of
+from gpt_jax.parallel import distributed
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
 from gpt_jax.train.stage import Functions, Stage, TrainConfig, resolve_steps
@@ -73,17 +75,19 @@ def gradient_stage(
 
     Args:
       recipe: optimizer and length.
-      rows: what is trained on, NumPy arrays with one leading axis.
+      rows: what is trained on: NumPy arrays with one leading axis, or what `pipeline.take` knows.
       held_out: the same of what is evaluated on.
       seed: of the order of the rows.
       mesh: over which a batch is split.
       model, first, loss: as for `gradient_functions`.
       more: other fields of `Stage`.
     """
-    count = len(jax.tree.leaves(rows)[0])
-    train = resolve_steps(recipe.train, count, recipe.train.batch_size)
+    train = resolve_steps(recipe.train, pipeline.count(rows), recipe.train.batch_size)
+    if isinstance(rows, Mixed):
+        for sentence in rows.sentences(train.steps * train.batch_size):
+            distributed.say(sentence)
     batch_at = pipeline.make_batch_at(rows, train.batch_size, seed, pipeline.share(mesh))
-    width = int(np.prod(jax.tree.leaves(rows)[0].shape[1:]))
+    width = int(np.prod(jax.tree.leaves(pipeline.take(rows, np.arange(1)))[0].shape[1:]))
     peak = recipe.optimizer.learning_rate
     fields = dict(
         model=model,
@@ -100,7 +104,7 @@ def gradient_stage(
 
 def language_stage(
     recipe: GradientRecipe,
-    splits: tuple[Batch, Batch],
+    splits: tuple[Any, Batch],
     *,
     model: ModelConfig,
     mesh: Mesh,
@@ -110,7 +114,7 @@ def language_stage(
 
     Args:
       recipe: optimizer and length.
-      splits: packed rows to train on, and held-out ones.
+      splits: rows to train on, and held-out ones; see `data.rows.language_rows`.
       model, mesh, more: as for `gradient_stage`.
     """
     flops = recipe.train.batch_size * training_flops(model, model.context_length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from gpt_jax import files
 from gpt_jax.data import local_files
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
-from gpt_jax.train.checkpoint import newest_checkpoint
 from gpt_jax.train.command import Common
+from gpt_jax.train.origin import fingerprint, is_foreign
 
-# The fields that name an earlier stage's folder.
+# The fields that name a model, or an earlier stage's folder.
 FOLDERS = ("init_from", "reward_from", "policy_from")
 
 
@@ -22,27 +21,13 @@ def label_files(folder: str | Path) -> tuple[Path, Path]:
     return Path(folder) / "comparisons.jsonl", Path(folder) / "held_out.jsonl"
 
 
-def fingerprint(folder: str | Path) -> str:
-    """A number for the model that a stage's folder holds: its shape, tokenizer and parameters.
-
-    Raises:
-      UserError: if it holds none.
-    """
-    folder = Path(folder)
-    sums = sorted(p for p in (newest_checkpoint(folder) / "checksums").rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    for path in (folder / "model.json", folder / "tokenizer.json", *sums):
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()[:16]
-
-
 def inputs_of(config: Common) -> dict[str, str]:
     """{what: fingerprint} of the data and of the earlier stages that a run is made from."""
     found = {f"data.{name}": number for name, number in config.data.fingerprints().items()}
     for field in FOLDERS:
-        folder = getattr(config, field, None)
-        if folder is not None and (Path(folder) / "checkpoints").is_dir():
-            found[field] = fingerprint(folder)
+        where = getattr(config, field, None)
+        if where is not None and (is_foreign(where) or (Path(where) / "checkpoints").is_dir()):
+            found[field] = fingerprint(where)
     for folder in getattr(config, "labels_from", ()):
         paths = label_files(folder)
         if all(path.is_file() for path in paths):

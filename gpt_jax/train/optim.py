@@ -39,6 +39,8 @@ class OptimizerConfig:
     """Share of the steps over which the rate rises linearly from 0."""
     final_fraction: Fraction = 0.1
     """Rate at the end, as a share of the peak (no effect on `constant`)."""
+    decay_fraction: Annotated[float, Range(0.000001, 1.0)] = 1.0
+    """Share of the steps by which the decay has ended (GPT-3: 260 of 300 billion tokens)."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled decay of matrices; norms, biases and position embeddings are exempt."""
     beta1: Annotated[float, Range(0.0, 0.999999)] = 0.9
@@ -47,8 +49,8 @@ class OptimizerConfig:
     """Decay of the mean of their squares."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the squares."""
-    clip: PositiveFloat = 1.0
-    """Largest global gradient norm."""
+    clip: PositiveFloat | None = 1.0
+    """Largest global gradient norm; None: any."""
     momentum: Annotated[float, Range(0.0, 0.999999)] = 0.95
     """Decay of Muon's mean of the gradients."""
     moments: Moments = "float32"
@@ -71,7 +73,7 @@ def rate_at(
 ) -> jax.Array:
     """The learning rate of update `count`, 0 <= count < steps, under a peak that may be traced."""
     warmup = max(1, round(config.warmup_fraction * steps))
-    rest = max(1, steps - warmup)
+    rest = max(1, round(config.decay_fraction * steps) - warmup)
     # The first update already moves: its rate is peak / warmup, not 0.
     rise = (1.0 + count) / warmup
     done = jnp.clip((count - warmup) / rest, 0.0, 1.0)
@@ -142,7 +144,7 @@ def scale_by_moments(config: OptimizerConfig, axes: Axes) -> optax.GradientTrans
 def make_optimizer(
     config: OptimizerConfig, steps: int, axes: Axes
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, then AdamW or Muon.
+    """Clip by global norm, if at all, then AdamW or Muon.
 
     Args:
       config: of the optimizer.
@@ -154,7 +156,7 @@ def make_optimizer(
       at random; only `moments="bfloat16"` uses one.
     """
     optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         scale_by_moments(config, axes),
         optax.add_decayed_weights(config.weight_decay, functools.partial(decay_mask, axes)),
         scale_by_rate(config, steps),

@@ -9,7 +9,9 @@ from jax.sharding import Mesh
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.text import Layout, TextModel
+from gpt_jax.models.contract import param_shapes
 from gpt_jax.train.checkpoint import load_model
+from gpt_jax.train.origin import is_foreign, load_model_files, load_params
 
 # The models of a whole run that can be asked, the best first: what people call them, and where.
 SERVED = {"ppo": "ppo", "sft": "sft", "base": "pretrain"}
@@ -17,18 +19,32 @@ SERVED = {"ppo": "ppo", "sft": "sft", "base": "pretrain"}
 LAYOUTS: dict[str, Layout] = {"pretrain": "document"}
 
 
-def open_run(folder: str | Path, stage: str | None = None, mesh: Mesh | None = None) -> TextModel:
-    """The model of a run folder.
+def open_run(
+    folder: str | Path,
+    stage: str | None = None,
+    mesh: Mesh | None = None,
+    *,
+    context: int | None = None,
+    dtype: str | None = None,
+) -> TextModel:
+    """The model of a run folder, or one from elsewhere.
 
     Args:
-      folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage.
+      folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage; or what
+        `origin.py` reads: a Hugging Face folder, hf:ORG/NAME, gguf:FILE.
       stage: "ppo" (of several rounds the last), "sft" or "base", of a whole run; None: the first
         of these that is there. A stage's own folder is what it is.
       mesh: where to put it; None: on one device.
+      context, dtype: of a model from elsewhere, as for `origin.load_model_files`.
 
     Raises:
       UserError: if there is no such model, or only one that scores.
     """
+    if is_foreign(folder):
+        config, tokenizer = load_model_files(folder, param_shapes, context=context, dtype=dtype)
+        layout = "chat" if tokenizer.template else "document"
+        params = load_params(folder, mesh, context=context)
+        return TextModel(config, params, tokenizer, layout, mesh)
     folder = served_folder(Path(folder), stage)
     layout = LAYOUTS.get(recorded_stage(folder), "chat")
     config, params, tokenizer = load_model(folder, mesh)

@@ -96,7 +96,7 @@ def test_decoding_gathers_no_weights():
     mesh = make_mesh(MeshConfig(data=1, fsdp=4), targets.devices("v5e:2x2"))
     prompts = shaped(Prompts(token_shapes(8, 64), jax.ShapeDtypeStruct((8,), "int32")), mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    sample = functools.partial(generate, model, max_new_tokens=32, stop_id=1, pad_id=0)
+    sample = functools.partial(generate, model, max_new_tokens=32, stop_ids=(1,), pad_id=0)
     with jax.set_mesh(mesh):
         params = states.abstract(lambda key: init(model, key), key, mesh=mesh, axes=axes_of(model))
         compiled = jax.jit(sample).lower(params, prompts, key).compile()

@@ -15,6 +15,15 @@ TURNS = [
     {"role": "assistant", "content": "Because.", "tool_calls": None},
 ]
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+SOLUTIONS = [{"solution": "a", "is_correct": True}, {"solution": "b", "is_correct": False}]
+POST = {"post": "A long story.", "title": "Short", "subreddit": "a"}
+MOSS = {
+    "Human": "<|Human|>: Why?<eoh>\n",
+    "Inner Thoughts": "<|Inner Thoughts|>: Hm.<eot>",
+    "Commands": "<|Commands|>: Calculate(1+1)<eoc>",
+    "Tool Responses": "<|Results|>: 2<eor>",
+    "MOSS": "<|MOSS|>: Because.<eom>",
+}
 TRANSCRIPT = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
 ROWS = [
     "Some text.",
@@ -32,6 +41,18 @@ ROWS = [
     {"prompt": "Why?", "chosen": TURNS, "rejected": TURNS[1:]},
     {"chosen": TURNS, "rejected": [*TURNS[:2], {"role": "assistant", "content": "No."}]},
     {"chosen": f"{TRANSCRIPT} Because.", "rejected": f"{TRANSCRIPT} No."},
+    # Rows of data sets that `adapters` knows.
+    {"question": "Why?", "answer": "#### 4"},
+    {"question": "Why?", "ground_truth": "a", "x": SOLUTIONS[0], "y": SOLUTIONS[1]},
+    {"instruction": "Why?", "context": "Then.", "response": "Because.", "category": "qa"},
+    {"instruction": "Why?", "completions": [{"response": "a", "overall_score": 2.5}] * 2},
+    {"info": POST, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 1},
+    {**POST, "summary": "a"},
+    {"prompt": "Why?", "label": "Because."},
+    {"meta_instruction": "Be brief.", "chat": {"turn_1": MOSS, "turn_2": MOSS}},
+    {"user_prompt": "Why?"},
+    ["Why?", "Because.", "Oh?", "Yes."],
+    {"title": "a", "author": "", "paragraphs": ["b", "c"]},
 ]
 WORDS = [
     *(
@@ -50,7 +71,8 @@ WORDS = [
     ),
     *(TRANSCRIPT.replace("\n", "\r\n"), TRANSCRIPT.lstrip(), "\n\nHuman:\n\nAssistant:", "Human:"),
 ]
-KEYS = sorted({key for row in ROWS[1:] for key in row} | {"role", "content", "from", "type"})
+KEYS = sorted({key for row in ROWS if isinstance(row, dict) for key in row})
+KEYS += sorted({*MOSS, *SOLUTIONS[0], "role", "content", "from", "type", "response", "text"})
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -127,7 +149,9 @@ def check(kind, canonical, row):
         assert len(set(zip(replies, canonical["ranks"], strict=True))) == len(set(replies))
         assert set(canonical["ranks"]) == set(range(max(canonical["ranks"]) + 1))
     else:
-        assert canonical["record"] == ({"prompt": row} if isinstance(row, str) else row)
+        assert isinstance(row, list) or canonical["record"] == (
+            {"prompt": row} if isinstance(row, str) else row
+        )
         check_turns(canonical["prompt"], "user")
     json.dumps(canonical, ensure_ascii=False).encode()
 

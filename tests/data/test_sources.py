@@ -3,12 +3,13 @@
 import gzip
 import json
 import lzma
+import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
-from gpt_jax.data import baselines, sources
+from gpt_jax.data import baselines, hub, local_files, sources, unpacked
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 
@@ -77,8 +78,8 @@ def test_text_as_prompts(tmp_path):
         ),
         ("a.jsonl", b"", "text", "no row for `text`"),
         ("a.txt", b" \n\n", "text", "no row for `text`"),
-        ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl or .json"),
-        ("a.csv", b"abc", "text", "text are read from a .jsonl, .json or .txt"),
+        ("a.txt", b"abc", "comparisons", "comparisons are read from a .jsonl, .json"),
+        ("a.doc", b"abc", "text", "text are read from a .jsonl, .json"),
         ("a.json", b'[{"text": "a"},\n {"text" "b"}]', "text", "a.json:2: this is not JSON"),
         ("a.json", b'{"text": "a"}', "text", "must hold a list of objects, not dict"),
         ("a.json", b'[{"text": "a"}, {"text": ""}]', "text", "a.json: row 2: `text` is empty"),
@@ -259,7 +260,7 @@ class Splits(NamedTuple):
 )
 def test_a_held_out_data_set_is_its_test_split(monkeypatch, names, held_out):
     """Break: read the train split of whatever is named as held out."""
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Splits(names))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Splits(names))
     config = DataConfig(text="tfds:a", test_text="tfds:b")
     monkeypatch.setattr(sources, "source_fingerprint", lambda spec: f"{spec} {names}")
     assert [row["text"] for row in config.read("text", "test")][:1] == [f"{held_out} 0"]
@@ -283,11 +284,11 @@ class Odd(Splits):
 
 
 def test_tfds_that_cannot_be_had_or_read(monkeypatch):
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Unprepared(["train"]))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Unprepared(["train"]))
     with pytest.raises(UserError, match="tfds:a: .*Max retries exceeded") as caught:
         sources.read("tfds:a", "text", "all")
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(sources, "_tfds_builder", lambda spec: Odd(["train"]))
+    monkeypatch.setattr(hub, "tfds_builder", lambda spec: Odd(["train"]))
     with pytest.raises(UserError, match="tfds:a:train:300: .*0xe9 is not UTF-8"):
         sources.read("tfds:a", "text", "all")
     assert len(sources.read("tfds:a", "text", "all", skip_broken=True)) == 300
@@ -424,3 +425,149 @@ def test_a_long_line_of_text_is_many_documents(tmp_path):
 def test_answers_without_a_word_are_half_right():
     rows = [{"completions": ["!", "?"], "ranks": [0, 1]}] * 4
     assert baselines.bag_of_words(rows, rows) == 0.5
+
+
+# Tables, parquet, patterns, and Hugging Face's data sets.
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_tables(tmp_path, separator):
+    path = tmp_path / ("a.csv" if separator == "," else "a.tsv")
+    cells = [["prompt", "completion", "label"], ['"Why?\nNow"', "So.", "True"], ["b", "c", "False"]]
+    path.write_text("\r\n".join(separator.join(row) for row in cells) + "\r\n\r\n")
+    rows, left_out = sources.read_counted(str(path), "demonstrations", "all")
+    assert [row["messages"][0]["content"] for row in rows] == ["Why?\nNow"]
+    assert left_out.total() == 1
+    path.write_text(path.read_text() + separator.join("abcd") + "\n")
+    with pytest.raises(UserError, match=f"{path}:[56]: this row has 4 cells, but there are 3"):
+        sources.read(str(path), "demonstrations", "all")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "must name the columns"),
+        ("text,text\na,b\n", "must name the columns, each once"),
+        ('text\n"abc\n', "a.csv:2: this is no table"),
+        ("text\n\udce9\n", "a.csv:2: byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_broken_tables(tmp_path, content, said):
+    path = tmp_path / "a.csv"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError, match=said):
+        sources.read(str(path), "text", "all")
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    writer = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Q{i}"}, {"role": "assistant", "content": "A"}]}
+        for i in range(700)
+    ]
+    path = tmp_path / "a.parquet"
+    writer.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=100)
+    assert sources.read(str(path), "demonstrations", "all") == rows
+    assert sources.kind_of(str(path)) == "demonstrations"
+    # A cell that is empty is a key that is not there.
+    table = pyarrow.table({"prompt": ["a", "b"], "completion": ["c", None]})
+    writer.write_table(table, path)
+    with pytest.raises(UserError, match="row 2: a demonstration needs"):
+        sources.read(str(path), "demonstrations", "all")
+    table = pyarrow.table({"text": [b"fine", b"caf\xe9"]})
+    writer.write_table(table, path)
+    with pytest.raises(UserError, match="row 2: byte 0xe9 of `text` is not UTF-8"):
+        sources.read(str(path), "text", "all")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="a.parquet: it cannot be read"):
+        sources.read(str(path), "text", "all")
+
+
+def test_a_library_that_is_missing_is_named_with_its_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for name in ("a.parquet", "a.jsonl.zst"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(UserError, match=r'pip install "(pyarrow|zstandard)"'):
+            sources.read(str(tmp_path / name), "text", "all")
+    with pytest.raises(UserError, match='pip install "datasets"'):
+        sources.read("hf:a/b", "text", "all")
+
+
+def test_zst_of_several_frames_and_a_cut_one(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    path = tmp_path / "a.jsonl.zst"
+    frames = [zstandard.compress(f'{{"text": "{i}"}}\n'.encode() * 5) for i in range(3)]
+    path.write_bytes(b"".join(frames))
+    assert len(sources.read(str(path), "text", "all")) == 15
+    path.write_bytes(b"".join(frames)[:-3])
+    with pytest.raises(UserError, match="it ends before its last frame does"):
+        sources.read(str(path), "text", "all")
+
+
+def test_patterns(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/2.jsonl", "a/1.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(jsonl([{"text": name}]))
+    read = lambda spec: [r["text"] for r in sources.read(f"{tmp_path}/{spec}", "text", "all")]  # noqa: E731
+    assert read("a/*.jsonl") == ["a/1.jsonl", "a/2.jsonl"]
+    assert read("**/*.jsonl") == ["a/1.jsonl", "a/2.jsonl", "b.jsonl"]
+    (tmp_path / "[c]*.jsonl").write_text(jsonl([{"text": "marks"}]))
+    assert read("[c]*.jsonl") == ["marks"]
+    with pytest.raises(UserError, match="no file is named like that"):
+        read("*.txt")
+    (tmp_path / "a" / "3.jsonl").symlink_to("1.jsonl")
+    assert len(read("a/*.jsonl")) == 3
+    (tmp_path / "a" / "4.jsonl").symlink_to(tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match="4.jsonl: this link leads out of a"):
+        read("a/*.jsonl")
+    assert read("a/4.jsonl") == ["b.jsonl"]
+
+
+def test_text_does_not_depend_on_where_a_block_ends(tmp_path, monkeypatch):
+    """Marks, paragraphs, line ends and characters that two blocks share."""
+    texts = {
+        "marked.txt": "One.\r\n字字<|endoftext|>\nTwo 🙂\n\nstill two<|endoftext|>Three",
+        "plain.txt": "\n\n".join(f"paragraph {i} " + "字 " * (i * 37 % 900) for i in range(60)),
+        "long.txt": "\n" + "a word\nor " * 9000 + "\n\nnext\n\n" + "字" * 70_000 + "\n\n\nlast",
+        "lines.txt": "a\r\nb\n\n🙂c\rd\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, newline="")
+        kind = "prompts" if name == "lines.txt" else "text"
+        whole = list(local_files.read_file(tmp_path / name, kind))
+        assert len(whole) > 2
+        for block in (1, 2, 3, 7, 64, 1000):
+            if block * 1000 < len(text):
+                continue
+            monkeypatch.setattr(unpacked, "BLOCK", block)
+            monkeypatch.setattr(local_files, "LONGEST_WAIT", 60_000)
+            assert list(local_files.read_file(tmp_path / name, kind)) == whole, (name, block)
+        monkeypatch.undo()
+
+
+def test_hugging_face_folder(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for split, count in (("train", 30), ("test", 7)):
+        (folder / f"{split}.jsonl").write_text(jsonl(PAIRS[:count]))
+    spec = f"hf:{folder}"
+    assert len(sources.read(spec, "comparisons", "train")) == 30
+    assert len(sources.read(spec, "comparisons", "held_out")) == 7
+    before = sources.source_fingerprint(spec)
+    assert before == sources.source_fingerprint(spec)
+    (folder / "train.jsonl").write_text(jsonl(PAIRS[:31]))
+    assert sources.source_fingerprint(spec) != before
+
+    def no_network(*_):
+        raise ConnectionError("Max retries\nexceeded")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", no_network)
+    with pytest.raises(UserError, match="hf:no/such: `datasets` cannot read .*retries exceeded"):
+        sources.read("hf:no/such", "text", "all")
+    for broken in ("hf:", "hf:a//b", "hf:a/b/c/d"):
+        with pytest.raises(UserError, match="write hf:ORG/NAME"):
+            sources.read(broken, "text", "all")

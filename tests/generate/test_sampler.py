@@ -10,6 +10,7 @@ import pytest
 from gpt_jax.data.batches import Tokens, pad_prompts
 from gpt_jax.errors import UserError
 from gpt_jax.generate import generate
+from gpt_jax.generate.sampler import allowed, padding_only
 from gpt_jax.kernels.decode_attention import api as decode_attention_api
 from gpt_jax.models import (
     ModelConfig,
@@ -27,7 +28,7 @@ init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnu
 sample = jax.jit(
     generate,
     static_argnums=0,
-    static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature", "top_k", "top_p"),
+    static_argnames=("max_new_tokens", "stop_ids", "pad_id", "temperature", "top_k", "top_p"),
 )
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
 WINDOWED = dataclasses.replace(
@@ -62,7 +63,7 @@ def cache_of(request, monkeypatch):
 
 def run(model, rows=ROWS, length=5, seed=0, **options):
     config, params = model
-    options = dict(max_new_tokens=C, stop_id=STOP, pad_id=PAD) | options
+    options = dict(max_new_tokens=C, stop_ids=(STOP,), pad_id=PAD) | options
     options["row_ids_B"] = options.get("row_ids_B", jnp.arange(len(rows)))
     prompts = pad_prompts(rows, length, PAD)
     return jax.device_get(sample(config, params, prompts, jax.random.key(seed), **options))
@@ -253,3 +254,28 @@ def test_outgrowing_the_position_table_ends_in_a_sentence():
     model = (GPT, init_jit(GPT, jax.random.key(0)))
     with pytest.raises(UserError, match="exceed the model's context_length 24"):
         run(model, max_new_tokens=20)
+
+
+def test_any_stop_token_ends_a_row_and_padding_may_be_one_of_them(model):
+    """Break it: tell what is padding, or where a row ended, by an id."""
+    free = run(model, stop_ids=(), pad_id=PAD, seed=7)
+    said = free.completion_BC.ids
+    assert not free.stopped_B.any() and said.shape == (3, C)
+    stops = (int(said[0, 1]), int(said[1, 3]))
+    for pad_id in (PAD, stops[0]):
+        rollout = run(model, stop_ids=stops, pad_id=pad_id, seed=7)
+        for row in range(3):
+            ends = [t for t in range(C) if said[row, t] in stops]
+            length = ends[0] + 1 if ends else C
+            assert rollout.stopped_B[row] == bool(ends)
+            assert rollout.mask_BC[row].tolist() == [1.0] * length + [0.0] * (C - length)
+            assert rollout.completion_BC.ids[row, :length].tolist() == said[row, :length].tolist()
+            assert set(rollout.completion_BC.ids[row, length:].tolist()) <= {pad_id}
+
+
+def test_padding_that_is_a_stop_token_may_be_said():
+    """GPT-2 has one special token for both. Break it: forbid `pad_id` always."""
+    logits_BV = jnp.zeros((1, 5))
+    for stops, said in (((3,), [0, 0, 1, 0, 0]), ((2, 3), [0, 0, 0, 0, 0])):
+        found_BV = allowed(logits_BV, padding_only(2, stops), 5)
+        assert jnp.isneginf(found_BV)[0].astype(int).tolist() == said

@@ -1,5 +1,7 @@
 """Text in, text out: alike alone and among others, in few programs, cut where it ends."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text import chat
 from gpt_jax.text.chat import shorter
 from gpt_jax.text.tokenizer import Tokenizer
+from tests.text import vocabularies
 
 SHORT = Sampling(max_new_tokens=8, seed=3)
 
@@ -232,3 +235,21 @@ def test_completions_on_a_mesh_are_those_of_one_device(model):
     ours = model._replace(params=split, mesh=mesh).complete(PROMPTS, SHORT)
     for one, other in zip(ours, model.complete(PROMPTS, SHORT), strict=True):
         close(one, other)
+
+
+def test_a_model_whose_padding_is_its_stop_token_stops(model):
+    """As GPT-2 does, and in a chat at any of the tokens that end a turn or a document."""
+    tokenizer = Tokenizer(vocabularies.gpt2()).with_template("chatml")
+    config = dataclasses.replace(model.config, vocab_size=tokenizer.vocab_size)
+    params = jax.tree.map(lambda x: 5.0 * x, init(config, jax.random.key(0)))
+    served = TextModel(config, params, tokenizer)
+    assert tokenizer.pad_id == tokenizer.document_id != tokenizer.eos_id
+    for stop in tokenizer.stop_ids:
+        word = tokenizer.encode("a")[0]
+        wanted = favouring(served, [word, stop])
+        found = wanted.complete(["hello", "you"], Sampling(max_new_tokens=30, n=8, seed=1))
+        ended = [completion for completion in found if completion.finish_reason == "stop"]
+        assert len(ended) > 8
+        for completion in ended:
+            assert completion.tokens[-1] == stop and stop not in completion.tokens[:-1]
+            assert completion.text == "a" * (len(completion.tokens) - 1)

@@ -123,7 +123,7 @@ def test_padding_and_segments_are_kept_apart(side):
 def test_it_samples_what_the_full_forward_says():
     """Invariant 2."""
     prompts = pad_prompts(ROWS, 8, 0)
-    sample = functools.partial(generate, MODEL, max_new_tokens=6, stop_id=1, pad_id=0)
+    sample = functools.partial(generate, MODEL, max_new_tokens=6, stop_ids=(1,), pad_id=0)
     rollout = jax.jit(sample)(params(), prompts, jax.random.key(1))
     hidden, _ = apply(MODEL, params(), rollout.tokens_BT)
     logprobs, _ = token_logprobs(MODEL, params(), hidden[:, 7:-1], rollout.completion_BC.ids)
@@ -183,7 +183,7 @@ def test_ppo_with_a_policy_and_a_value_model_of_different_types(tmp_path):
         train=LoopConfig(steps=1),
     )
     shapes = ActorCritic(MODEL, tiny.MODEL)
-    made = ppo.functions(recipe, shapes, model_scoring(tiny.MODEL), 1)
+    made = ppo.functions(recipe, shapes, tiny.ENDS, model_scoring(tiny.MODEL), 1)
     mesh = make_mesh(EIGHT)
     make = functools.partial(states.create, mesh=mesh, axes=made.axes)
     with jax.set_mesh(mesh):

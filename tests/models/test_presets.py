@@ -3,6 +3,7 @@
 import pytest
 
 from gpt_jax.models.presets import PRESETS, parameter_count
+from gpt_jax.models.recipes import RECIPES
 
 # Exact where the authors' weights are public.
 EXACT = {
@@ -11,6 +12,10 @@ EXACT = {
     "gpt2_medium": 354_823_168,
     "gpt2_large": 774_030_080,
     "gpt2_xl": 1_557_611_200,
+    "llama1_7b": 6_738_415_616,
+    "llama1_13b": 13_015_864_320,
+    "llama1_33b": 32_528_943_616,
+    "llama1_65b": 65_285_660_672,
     "llama2_7b": 6_738_415_616,
     "llama2_70b": 68_976_648_192,
     "llama3_8b": 8_030_261_248,
@@ -54,3 +59,19 @@ def test_gpt3_counts_round_to_the_published_ones(name):
 
 def test_every_preset_is_covered():
     assert {*EXACT, *GPT3_MILLIONS, "tiny"} == set(PRESETS)
+
+
+def test_recipes_are_those_of_the_papers_tables():
+    """GPT-3's table 2.1 and LLaMA's table 2, a row of each; the others follow one function."""
+    assert {name for name in PRESETS if name.startswith(("gpt", "llama1"))} == set(RECIPES)
+    small, large = RECIPES["gpt3_125m"], RECIPES["gpt3_175b"]
+    assert (small.learning_rate, small.batch_tokens, small.context) == (6e-4, 500_000, 2048)
+    assert (large.learning_rate, large.batch_tokens) == (0.6e-4, 3_200_000)
+    assert (small.batch_rows, large.batch_rows) == (256, 1536)  # 0.5M and 3.2M tokens, rounded
+    steps = [small.steps(n) for n in (small.total_tokens, small.warmup_tokens, small.decay_tokens)]
+    assert steps == [572_205, 715, 495_911]
+    llama = RECIPES["llama1_65b"]
+    assert (llama.learning_rate, llama.total_tokens) == (1.5e-4, 14 * 10**11)
+    for name, recipe in RECIPES.items():
+        assert recipe.context == PRESETS[name].context_length
+        assert recipe.warmup_tokens < recipe.decay_tokens <= recipe.total_tokens

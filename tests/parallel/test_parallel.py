@@ -250,7 +250,9 @@ def test_generation_on_a_mesh():
             params = states.create(lambda: tiny.params(), mesh=mesh, axes=tiny.AXES)
             return jax.device_get(
                 jax.jit(
-                    functools.partial(generate, tiny.MODEL, max_new_tokens=6, stop_id=1, pad_id=0)
+                    functools.partial(
+                        generate, tiny.MODEL, max_new_tokens=6, stop_ids=(1,), pad_id=0
+                    )
                 )(params, pipeline.place(tiny.prompts(rng, 4), mesh), jax.random.key(0))
             )
 
@@ -281,7 +283,7 @@ def test_ppo_on_a_mesh():
                 axes=tiny.AXES,
             )
             reward = model_reward(tiny.MODEL, scorer)
-            iteration = make_iteration(ppo(config, model), optimizer, reward)
+            iteration = make_iteration(ppo(config, model, tiny.ENDS), optimizer, reward)
             prompts = pipeline.place(tiny.prompts(np.random.default_rng(0), 8), mesh)
             for _ in range(2):
                 frozen = {"reference": policy, "reward": scorer}

@@ -46,7 +46,7 @@ def iteration():
         OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200, tiny.AXES
     )
     algorithm = Algorithm(
-        CONFIG, tiny.MODEL, functools.partial(group_advantages, tiny.MODEL), group_loss
+        CONFIG, tiny.MODEL, tiny.ENDS, functools.partial(group_advantages, tiny.MODEL), group_loss
     )
 
     def wants_token_nine(params, rollout):
@@ -77,7 +77,7 @@ def test_its_first_minibatch_is_on_policy(iteration):
     start, step = iteration
     one = RolloutConfig(episodes=16, epochs=1, minibatches=1, max_new_tokens=10)
     algorithm = Algorithm(
-        one, tiny.MODEL, functools.partial(group_advantages, tiny.MODEL), group_loss
+        one, tiny.MODEL, tiny.ENDS, functools.partial(group_advantages, tiny.MODEL), group_loss
     )
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-3, weight_decay=0.0), 200, tiny.AXES

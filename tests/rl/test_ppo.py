@@ -48,7 +48,7 @@ def rollout_of(policy, prompts, config=CONFIG):
         prompts,
         jax.random.key(5),
         max_new_tokens=config.max_new_tokens,
-        stop_id=1,
+        stop_ids=(1,),
         pad_id=0,
         temperature=config.temperature,
     )
@@ -129,7 +129,7 @@ def state_of(config, policy, scorer):
 
 
 def iterate(config, policy, scorer, reward, ptx=None, steps=1):
-    iteration = make_iteration(ppo(config, MODEL), OPTIMIZER, reward)
+    iteration = make_iteration(ppo(config, MODEL, tiny.ENDS), OPTIMIZER, reward)
     params = reward.params if isinstance(reward, DeviceReward) else ()
     frozen = {"reference": policy, "reward": params}
     state, metrics = state_of(config, policy, scorer), None
@@ -216,7 +216,9 @@ def test_defaults_are_those_of_the_papers():
 
 def test_every_seed_and_iteration_draws_anew(policy, scorer):
     """Invariant 10. Break the seed or the step in either `keys.derive` of iteration.py."""
-    sample = jax.jit(functools.partial(collect, CONFIG, tiny.MODEL, policy, prompts_of()))
+    sample = jax.jit(
+        functools.partial(collect, CONFIG, tiny.MODEL, tiny.ENDS, policy, prompts_of())
+    )
     draws = [sample(np.uint32(seed), step).completion_BC.ids for seed, step in PLACES]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert np.any(draws[0] != draws[2]) and np.any(draws[0] != draws[3])
@@ -228,7 +230,7 @@ def test_every_seed_and_iteration_draws_anew(policy, scorer):
     def learned(seed, step):
         state = dataclasses.replace(start, seed=seed, step=step)
         frozen = {"reference": policy}
-        return learn(ppo(CONFIG, MODEL), OPTIMIZER, state, scored, frozen)[0].params
+        return learn(ppo(CONFIG, MODEL, tiny.ENDS), OPTIMIZER, state, scored, frozen)[0].params
 
     first, again, *others = (learned(np.uint32(seed), step) for seed, step in PLACES)
     chex.assert_trees_all_equal(first, again)

@@ -177,7 +177,7 @@ def test_a_row_left_out_is_as_if_it_had_not_been_sampled():
         state = init_state(config, MODEL, optimizer, 0, policy, scorer)
         scored = (rollout, jnp.asarray(scores), None)
         state, metrics = jax.jit(
-            lambda state: learn(ppo(config, MODEL), optimizer, state, scored, frozen)
+            lambda state: learn(ppo(config, MODEL, tiny.ENDS), optimizer, state, scored, frozen)
         )(state)
         return state.params, mean(jax.device_get(metrics))
 
@@ -206,7 +206,10 @@ def test_frozen_parameters_on_the_host_make_the_same_update():
         frozen, ends = {"reference": policy, "reward": scorer}, []
         for offloaded in (False, True):
             step = make_iteration(
-                ppo(CONFIG, MODEL), optimizer, model_reward(tiny.MODEL, scorer), offloaded
+                ppo(CONFIG, MODEL, tiny.ENDS),
+                optimizer,
+                model_reward(tiny.MODEL, scorer),
+                offloaded,
             )
             if offloaded:
                 frozen = to_host(frozen)

@@ -43,7 +43,7 @@ def test_pad_and_eos_differ_and_digits_stand_alone(tokenizer):
 
 
 def test_save_and_load(tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer.save(tmp_path)
     again = Tokenizer.load(tmp_path / "tokenizer.json")
     assert again.encode(TEXTS[1]) == tokenizer.encode(TEXTS[1])
     assert again.encode("<eos>") == tokenizer.encode("<eos>")
@@ -74,7 +74,7 @@ def test_mask_is_on_what_the_assistant_says(tokenizer):
     eos = tokenizer.eos_id
     assert learned == tokenizer.encode(" hi!") + [eos] + tokenizer.encode(" bye!") + [eos]
     assert chat.read(tokenizer.encode(" hi!") + [eos], tokenizer) == "hi!"
-    assert mask[ids.index(tokenizer.assistant_id)] == 0
+    assert mask[ids.index(tokenizer.id_of("<|assistant|>"))] == 0
     assert ids.count(eos) == 2
 
 

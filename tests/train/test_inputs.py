@@ -61,6 +61,13 @@ def test_an_earlier_stage_that_went_on_is_named(tmp_path):
         compare_inputs(folder, config)
 
 
+def test_another_chat_template_is_another_model(tmp_path):
+    """Break it: read `tokenizer.json` alone."""
+    before = fingerprint(stage_folder(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text("{}x")
+    assert fingerprint(tmp_path) != before
+
+
 def test_folders_may_be_moved_together(tmp_path):
     """Break it: name an earlier stage by its path in config.json or inputs.json."""
     config = Config(

@@ -86,7 +86,7 @@ def test_policies_of_many_seeds_are_those_of_each():
     policy = tiny.params(MODEL)
     scorer = init_scorer(MODEL, tiny.params(MODEL, seed=1), jax.random.key(2))
     frozen = {"reference": policy, "reward": scorer}
-    step = make_iteration(ppo(config, model), optimizer, model_reward(MODEL, scorer))
+    step = make_iteration(ppo(config, model, tiny.ENDS), optimizer, model_reward(MODEL, scorer))
 
     def start(seed):
         return init_state(config, model, optimizer, seed, policy, scorer)

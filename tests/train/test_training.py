@@ -44,6 +44,23 @@ def test_schedule_rises_then_falls(shape):
     assert all(a >= b - 1e-6 for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
+def test_decay_ends_before_the_run_does_and_the_rate_stays():
+    config = OptimizerConfig(learning_rate=2.0, warmup_fraction=0.1, decay_fraction=0.8)
+    rates = [float(rate_at(config, 100, 2.0, n)) for n in range(100)]
+    assert rates[45] == pytest.approx(1.1)  # half way of the cosine, between the peak and a tenth
+    assert rates[79] > 0.2 and rates[80:] == pytest.approx([0.2] * 20)
+
+
+def test_no_clip_leaves_a_large_gradient_as_it_is():
+    config = OptimizerConfig(clip=None, warmup_fraction=0.0)
+    params = {"blocks": {"mlp": {"up": jnp.zeros((1, 2))}}}
+    grads = jax.tree.map(lambda _: jnp.array([[300.0, -400.0]]), params)
+    optimizer = make_optimizer(config, 10, {"blocks/mlp/up": ("width", "mlp")})
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (1, 2)]
+    assert any(jnp.allclose(m, 0.1 * grads["blocks"]["mlp"]["up"]) for m in moments)
+
+
 def test_decay_spares_norms_biases_and_positions():
     mask = decay_mask(tiny.AXES, init(tiny.MODEL, jax.random.key(0)))
     assert mask["embed"] == {"tokens": True, "positions": False}

@@ -92,6 +92,7 @@ def attention_weights(
     q_segment_ids_BT: jax.Array,
     kv_segment_ids_BS: jax.Array,
     window: int | None = None,
+    softcap: float | None = None,
     scale: float | None = None,
 ) -> jax.Array:
     """weights_BNTS float32, causal: what every query gives every key, by the reference.
@@ -99,7 +100,7 @@ def attention_weights(
     They sum to 1 over the keys that a query sees and are 0 elsewhere; `reference.mix` of them and
     the values is `attention`. B x N x T x S numbers are held.
     """
-    options = make_options(q_BTNH, True, window, None, scale)
+    options = make_options(q_BTNH, True, window, softcap, scale)
     return reference.weights(q_BTNH, k_BSKH, q_segment_ids_BT, kv_segment_ids_BS, 0, None, options)
 
 

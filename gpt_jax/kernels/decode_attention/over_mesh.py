@@ -67,9 +67,10 @@ def decode_layer(
     kv_segment_ids_BS: jax.Array,
     scale: float | None = None,
     window: int | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """The same of one layer's entries that lie heads first, by XLA, which splits them itself."""
     T, H, S = q_BTNH.shape[1], q_BTNH.shape[3], k_BKSH.shape[2]
     mask_BTS = visible(T, S, lengths_B, q_segment_ids_BT, kv_segment_ids_BS, window)
-    options = Options(H**-0.5 if scale is None else scale, window, softcap=None)
+    options = Options(H**-0.5 if scale is None else scale, window, softcap)
     return heads_first(q_BTNH, k_BKSH, v_BKSH, mask_BTS, options)
