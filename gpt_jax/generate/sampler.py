@@ -1,5 +1,6 @@
 """Sampling: prefill the prompts once, then one token per row and step until all have stopped."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -72,9 +73,10 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     vocab_size: int | None = None,
+    samples: int = 1,
     row_ids_B: jax.Array | None = None,
 ) -> Rollout:
-    """Samples a completion of at most `max_new_tokens` tokens for every prompt.
+    """Samples completions of at most `max_new_tokens` tokens for every prompt.
 
     Row b draws its t-th token with the key fold_in(fold_in(key, row_ids_B[b]), t), so the
     other rows of the batch and the padding change nothing. The loop ends when every row has
@@ -94,12 +96,18 @@ def generate(
       vocab_size: static; the distribution is that among the ids below it, without a `pad_id` that
         is nothing else: a model's own vocabulary may be larger than the tokenizer's. None: among
         all ids, as in training.
+      samples: static; completions of every prompt, which is read once. They are rows beside each
+        other, so that B below is `samples` times the number of prompts.
       row_ids_B: integer name of each row in the random stream. None: its index.
 
     Raises:
       UserError: if the completions may outgrow what the model can read.
     """
-    prompt_BP = prompts.tokens_BP
+    read_BP = prompts.tokens_BP
+    read_BP = read_BP._replace(segment_ids=(read_BP.segment_ids != 0).astype(jnp.int32))
+    prompt_BP, rows_B = jax.tree.map(
+        lambda x: jnp.repeat(x, samples, axis=0), (read_BP, prompts.rows_B)
+    )
     B, P = prompt_BP.ids.shape
     C = max_new_tokens
     row_ids_B = jnp.arange(B) if row_ids_B is None else row_ids_B
@@ -139,18 +147,19 @@ def generate(
         )
         return sample(state._replace(cache=cache), hidden_B1D[:, 0])
 
-    prompt_BP = prompt_BP._replace(segment_ids=(prompt_BP.segment_ids != 0).astype(jnp.int32))
-    hidden_BPD, cache = forward(config, params, prompt_BP, init_cache(config, B, P + C))
+    hidden_BPD, cache = forward(
+        config, params, read_BP, init_cache(config, B // samples, P + C)
+    )
     state = _State(
         t=jnp.zeros((), jnp.int32),
-        cache=cache,
+        cache=repeat_rows(config, cache, samples),
         tokens_BC=jnp.full((B, C), pad_id, jnp.int32),
         mask_BC=jnp.zeros((B, C), jnp.float32),
         logprobs_BC=jnp.zeros((B, C), jnp.float32),
         stopped_B=jnp.zeros((B,), bool),
     )
     # The first token comes from the prompt's last column, a real token by left padding.
-    state = sample(state, hidden_BPD[:, -1])
+    state = sample(state, jnp.repeat(hidden_BPD[:, -1], samples, axis=0))
     state = jax.lax.while_loop(lambda s: (s.t < C) & ~s.stopped_B.all(), step, state)
 
     sampled_BC = state.mask_BC.astype(jnp.int32)
@@ -160,8 +169,23 @@ def generate(
         completion_BC=Tokens(state.tokens_BC, positions_BC, sampled_BC),
         logprobs_BC=state.logprobs_BC,
         stopped_B=state.stopped_B,
-        rows_B=prompts.rows_B,
+        rows_B=rows_B,
     )
+
+
+def repeat_rows(config: Model, cache: Any, times: int) -> Any:
+    """A cache in which every row stands so many times, beside itself."""
+    if times == 1:
+        return cache
+    one, two = (jax.eval_shape(functools.partial(init_cache, config, rows, 1)) for rows in (1, 2))
+
+    def repeat(x: jax.Array, one: jax.ShapeDtypeStruct, two: jax.ShapeDtypeStruct) -> jax.Array:
+        # The axis of the rows is the one that grows with them.
+        pairs = enumerate(zip(one.shape, two.shape))
+        axis = next((axis for axis, (a, b) in pairs if a != b), None)
+        return x if axis is None else jnp.repeat(x, times, axis=axis)
+
+    return jax.tree.map(repeat, cache, one, two)
 
 
 def padding_only(pad_id: int, stop_ids: tuple[int, ...]) -> int | None:

@@ -15,7 +15,7 @@ import bisect
 import collections
 import contextlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -109,17 +109,21 @@ class TextModel(NamedTuple):
             # All are under way before the first is waited for.
             drawn = [self._draw([requests[i] for i in batch], sampling) for batch in batches]
             drawn = distributed.fetch(drawn)
-        found = {}
+        found = collections.defaultdict(list)
         for batch, (completion_BC, logprobs_BC, stopped_B, top) in zip(batches, drawn, strict=True):
-            for row, i in enumerate(batch):
+            each = len(requests[batch[0]].names)
+            for row in range(each * len(batch)):
+                i = batch[row // each]
                 length = int((completion_BC.segment_ids[row] > 0).sum())
                 ids = completion_BC.ids[row, :length].tolist()
                 logprobs = logprobs_BC[row, :length].tolist()
                 tops = zip(*(x[row, :length].tolist() for x in top), strict=True)
                 tops = [list(zip(*place, strict=True)) for place in tops]
                 stopped = bool(stopped_B[row])
-                found[i] = self._completion(requests[i].asked, ids, logprobs, tops, stopped)
-        return [found[i] for i in range(len(requests))]
+                one = self._completion(requests[i].asked, ids, logprobs, tops, stopped)
+                found[i].append(one)
+        # What was drawn twice comes twice.
+        return [one for i, request in enumerate(requests) for one in found[i][: len(request.names)]]
 
     def look(self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()) -> None:
         """Traces what `complete` would run, with parameters of which only the shapes are known.
@@ -143,9 +147,11 @@ class TextModel(NamedTuple):
         asked = [self._asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
         requests = list(_requests(asked, sampling.n))
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].asked.ids))
+        # A power of two of prompts, and no more than BATCH rows where that can be.
+        size = 1 << ((BATCH // len(requests[0].names)).bit_length() - 1) if requests else BATCH
         # The last batch draws some again, which is done before another shape has been compiled.
-        starts = [min(i, max(0, len(order) - BATCH)) for i in range(0, len(order), BATCH)]
-        return requests, [order[start : start + BATCH] for start in starts]
+        starts = [min(i, max(0, len(order) - size)) for i in range(0, len(order), size)]
+        return requests, [order[start : start + size] for start in starts]
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
@@ -188,7 +194,8 @@ class TextModel(NamedTuple):
         # An empty row could not be sampled from.
         requests = requests + requests[-1:] * (rows - len(requests))
         prompts = pad_prompts([r.asked.ids for r in requests], width, self.tokenizer.pad_id)
-        batch = {"prompts": prompts, "ids_B": np.array([r.name for r in requests], np.uint32)}
+        names_BN = np.array([request.names for request in requests], np.uint32)
+        batch = {"prompts": prompts, "names_BN": names_BN}
         if self.mesh:
             (batch,) = pipeline.in_order(batch, rows, self.mesh)
         shared = dict(
@@ -206,7 +213,8 @@ class TextModel(NamedTuple):
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             min_p=sampling.min_p,
-            row_ids_B=batch["ids_B"],
+            samples=names_BN.shape[1],
+            row_ids_B=batch["names_BN"].reshape(-1),
             **shared,
         )
         top = ()
@@ -241,20 +249,25 @@ class _Asked(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """One completion to be drawn, and the name of its draw."""
+    """Completions to be drawn of one prompt, which is read once, and the names of their draws."""
 
     asked: _Asked
-    name: int
+    names: tuple[int, ...]
 
 
-def _requests(asked: list[_Asked], n: int):
-    """Every sample of every prompt. Equal prompts are told apart by their order."""
+def _requests(asked: list[_Asked], n: int) -> Iterator[_Request]:
+    """All samples of all prompts, as many in each as divide n and are not too many for one batch.
+
+    Equal prompts are told apart by their order.
+    """
+    each = max(size for size in range(1, min(n, BATCH) + 1) if n % size == 0)
     seen = collections.Counter()
     for one in asked:
         ids = np.int32(one.ids).tobytes()
-        for sample in range(n):
-            place = seen[ids] << 16 | sample
-            yield _Request(one, zlib.crc32(ids + place.to_bytes(8, "little")))
+        places = [seen[ids] << 16 | sample for sample in range(n)]
+        names = [zlib.crc32(ids + place.to_bytes(8, "little")) for place in places]
+        for start in range(0, n, each):
+            yield _Request(one, tuple(names[start : start + each]))
         seen[ids] += 1
 
 
@@ -276,7 +289,7 @@ _generate = jax.jit(
     static_argnums=0,
     static_argnames=(
         *("max_new_tokens", "stop_ids", "pad_id", "temperature"),
-        *("top_k", "top_p", "min_p", "vocab_size"),
+        *("top_k", "top_p", "min_p", "vocab_size", "samples"),
     ),
 )
 

@@ -20,7 +20,7 @@ from gpt_jax.models import (
     token_logprobs,
     transformer,
 )
-from gpt_jax.models.cache import Stacks
+from gpt_jax.models.cache import MAX_DECODE_TOKENS, Stacks
 from gpt_jax.models.contract import init_cache
 
 PAD, STOP, C = 0, 1, 6
@@ -28,7 +28,9 @@ init_jit, apply = jax.jit(init, static_argnums=0), jax.jit(forward, static_argnu
 sample = jax.jit(
     generate,
     static_argnums=0,
-    static_argnames=("max_new_tokens", "stop_ids", "pad_id", "temperature", "top_k", "top_p"),
+    static_argnames=(
+        *("max_new_tokens", "stop_ids", "pad_id", "temperature", "top_k", "top_p", "samples"),
+    ),
 )
 GPT = ModelConfig(vocab_size=19, context_length=24, width=16, layers=2, heads=4)
 WINDOWED = dataclasses.replace(
@@ -78,6 +80,17 @@ def cut(tokens, at) -> Tokens:
     return jax.tree.map(lambda x: x[at], tokens)
 
 
+def test_samples_of_a_prompt_are_those_of_as_many_rows(model, cache_of):
+    """A prompt is read once for all of its samples. Break it: repeat the wrong axis of the cache."""
+    rows = [row for row in ROWS for _ in range(3)]
+    apart, together = run(model, rows), run(model, ROWS, samples=3, row_ids_B=jnp.arange(9))
+    np.testing.assert_allclose(together.logprobs_BC, apart.logprobs_BC, atol=1e-5)
+    for ours, theirs in zip(together.tokens_BT, apart.tokens_BT, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(together.stopped_B, apart.stopped_B)
+    np.testing.assert_array_equal(together.rows_B, np.arange(3).repeat(3))
+
+
 def full_forward(model, rollout, temperature=1.0):
     """Log-probabilities of the completion, from one forward pass over the whole rollout."""
     config, params = model
@@ -112,7 +125,7 @@ def test_a_chunk_appended_to_a_cache_equals_the_full_forward(model, cache_of):
     prompts = tokens_of(rows, 15)
     full, _ = apply(config, params, prompts)
     cache, parts, cuts = cache_of(config, len(rows), 16), [], (0, 3, 15)
-    assert cuts[2] - cuts[1] > transformer.MAX_DECODE_TOKENS
+    assert cuts[2] - cuts[1] > MAX_DECODE_TOKENS
     for start, end in zip(cuts, cuts[1:]):
         part, cache = apply(config, params, cut(prompts, np.s_[:, start:end]), cache)
         parts.append(part)
