@@ -1,12 +1,12 @@
 """Sampling: prefill the prompts once, then one token per row and step until all have stopped."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gpt_jax.data.batches import Prompts, Tokens
+from gpt_jax.generate.cache import repeat_rows
 from gpt_jax.generate.sampling import filter_logprobs
 from gpt_jax.models.contract import Model, Params, forward, init_cache
 from gpt_jax.models.heads import last_logits
@@ -147,9 +147,7 @@ def generate(
         )
         return sample(state._replace(cache=cache), hidden_B1D[:, 0])
 
-    hidden_BPD, cache = forward(
-        config, params, read_BP, init_cache(config, B // samples, P + C)
-    )
+    hidden_BPD, cache = forward(config, params, read_BP, init_cache(config, B // samples, P + C))
     state = _State(
         t=jnp.zeros((), jnp.int32),
         cache=repeat_rows(config, cache, samples),
@@ -171,21 +169,6 @@ def generate(
         stopped_B=state.stopped_B,
         rows_B=rows_B,
     )
-
-
-def repeat_rows(config: Model, cache: Any, times: int) -> Any:
-    """A cache in which every row stands so many times, beside itself."""
-    if times == 1:
-        return cache
-    one, two = (jax.eval_shape(functools.partial(init_cache, config, rows, 1)) for rows in (1, 2))
-
-    def repeat(x: jax.Array, one: jax.ShapeDtypeStruct, two: jax.ShapeDtypeStruct) -> jax.Array:
-        # The axis of the rows is the one that grows with them.
-        pairs = enumerate(zip(one.shape, two.shape))
-        axis = next((axis for axis, (a, b) in pairs if a != b), None)
-        return x if axis is None else jnp.repeat(x, times, axis=axis)
-
-    return jax.tree.map(repeat, cache, one, two)
 
 
 def padding_only(pad_id: int, stop_ids: tuple[int, ...]) -> int | None:

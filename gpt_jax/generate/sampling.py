@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.errors import UserError
-from gpt_jax.ranges import Fraction, NonNegative, NonNegativeFloat, Positive, Range, check_ranges
+from gpt_jax.ranges import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Range,
+    check_ranges,
+)
+
+Penalty = Annotated[float, Range(-2.0, 2.0)]  # as in OpenAI's API
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,14 @@ class Sampling:
     min_p: Fraction = 0.0
     """Draws among the tokens at least this times as likely as the likeliest (Nguyen et al. 2024);
     0: among all."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Makes tokens of the prompt and of what was drawn less likely (Keskar et al. 2019); 1: not."""
+    presence_penalty: Penalty = 0.0
+    """Subtracted from the logits of the tokens that were drawn before."""
+    frequency_penalty: Penalty = 0.0
+    """The same, for every time that they were."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit) pairs."""
     stop: tuple[str, ...] = ()
     """Ends a completion before the first of these strings, also where one spans tokens."""
     n: Annotated[int, Range(1, 2**16 - 1)] = 1
@@ -45,6 +63,12 @@ class Sampling:
         check_ranges(self)
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise UserError(f"stop is {self.stop!r}, but must be a tuple of strings with a letter")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a draw depends on more than the distribution: that is for `Engine`."""
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return penalties != (1.0, 0.0, 0.0) or bool(self.logit_bias)
 
 
 def filter_logprobs(logp_BV: jax.Array, top_k: int, top_p: float, min_p: float = 0.0) -> jax.Array:

@@ -104,6 +104,10 @@ class TextModel(NamedTuple):
         Raises:
           UserError: naming the first prompt that does not fit, and its length.
         """
+        if sampling.remembers:
+            raise UserError(
+                "penalties and logit_bias depend on what was drawn; ask an `Engine` of this model"
+            )
         requests, batches = self._batches(prompts, sampling)
         with self._on_mesh():
             # All are under way before the first is waited for.
@@ -120,7 +124,7 @@ class TextModel(NamedTuple):
                 tops = zip(*(x[row, :length].tolist() for x in top), strict=True)
                 tops = [list(zip(*place, strict=True)) for place in tops]
                 stopped = bool(stopped_B[row])
-                one = self._completion(requests[i].asked, ids, logprobs, tops, stopped)
+                one = self.completion(requests[i].asked, ids, logprobs, tops, stopped)
                 found[i].append(one)
         # What was drawn twice comes twice.
         return [one for i, request in enumerate(requests) for one in found[i][: len(request.names)]]
@@ -142,10 +146,10 @@ class TextModel(NamedTuple):
 
     def _batches(
         self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> tuple[list[_Request], list[list[int]]]:
+    ) -> tuple[list[Draws], list[list[int]]]:
         """What is to be drawn, and in which order it is drawn together."""
-        asked = [self._asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
-        requests = list(_requests(asked, sampling.n))
+        asked = [self.asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        requests = list(draws(asked, sampling.n))
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].asked.ids))
         # A power of two of prompts, and no more than BATCH rows where that can be.
         size = 1 << ((BATCH // len(requests[0].names)).bit_length() - 1) if requests else BATCH
@@ -156,7 +160,7 @@ class TextModel(NamedTuple):
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
-    def _asked(self, prompt: Prompt, number: int, sampling: Sampling) -> _Asked:
+    def asked(self, prompt: Prompt, number: int, sampling: Sampling) -> Asked:
         """A prompt as the model reads it."""
         new, context = sampling.max_new_tokens, self.config.context_length
         limit = context - new
@@ -182,9 +186,9 @@ class TextModel(NamedTuple):
                 f"prompt {number + 1} is too long: that is {len(ids)} tokens and the model reads "
                 f"{limit} at a time (beside {new} new ones); say it shorter"
             )
-        return _Asked(ids, left_out, stops, space)
+        return Asked(ids, left_out, stops, space)
 
-    def _draw(self, requests: list[_Request], sampling: Sampling) -> tuple:
+    def _draw(self, requests: list[Draws], sampling: Sampling) -> tuple:
         """What is drawn for some requests, on the devices, padded to one of few shapes."""
         limit = self.config.context_length - sampling.max_new_tokens
         longest = max(len(request.asked.ids) for request in requests)
@@ -223,8 +227,8 @@ class TextModel(NamedTuple):
             top = _most_likely(self.config, self.params, rollout, count=count, **shared)
         return rollout.completion_BC, rollout.logprobs_BC, rollout.stopped_B, top
 
-    def _completion(
-        self, asked: _Asked, ids: list[int], logprobs: list[float], top: list, stopped: bool
+    def completion(
+        self, asked: Asked, ids: list[int], logprobs: list[float], top: list, stopped: bool
     ) -> Completion:
         """What was drawn as text, up to the first stop string."""
         words = ids[: len(ids) - stopped]
@@ -238,7 +242,7 @@ class TextModel(NamedTuple):
         return Completion(text, ids, logprobs[:n], reason, len(asked.ids), asked.left_out, top[:n])
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """A prompt's tokens, how many turns were left out, the stop strings, and what stands before the
     first word of an answer."""
 
@@ -248,14 +252,14 @@ class _Asked(NamedTuple):
     space: str
 
 
-class _Request(NamedTuple):
+class Draws(NamedTuple):
     """Completions to be drawn of one prompt, which is read once, and the names of their draws."""
 
-    asked: _Asked
+    asked: Asked
     names: tuple[int, ...]
 
 
-def _requests(asked: list[_Asked], n: int) -> Iterator[_Request]:
+def draws(asked: list[Asked], n: int) -> Iterator[Draws]:
     """All samples of all prompts, as many in each as divide n and are not too many for one batch.
 
     Equal prompts are told apart by their order.
@@ -267,7 +271,7 @@ def _requests(asked: list[_Asked], n: int) -> Iterator[_Request]:
         places = [seen[ids] << 16 | sample for sample in range(n)]
         names = [zlib.crc32(ids + place.to_bytes(8, "little")) for place in places]
         for start in range(0, n, each):
-            yield _Request(one, tuple(names[start : start + each]))
+            yield Draws(one, tuple(names[start : start + each]))
         seen[ids] += 1
 
 

@@ -81,7 +81,7 @@ def cut(tokens, at) -> Tokens:
 
 
 def test_samples_of_a_prompt_are_those_of_as_many_rows(model, cache_of):
-    """A prompt is read once for all of its samples. Break it: repeat the wrong axis of the cache."""
+    """A prompt is read once for all of its samples. Break it: repeat another axis of the cache."""
     rows = [row for row in ROWS for _ in range(3)]
     apart, together = run(model, rows), run(model, ROWS, samples=3, row_ids_B=jnp.arange(9))
     np.testing.assert_allclose(together.logprobs_BC, apart.logprobs_BC, atol=1e-5)

@@ -1,0 +1,398 @@
+"""Continuous batching: requests of any length enter and leave while others go on.
+
+    engine = Engine(open_run("runs/rlhf/tiny"), slots=32)
+    engine.complete(["Who is Mira?", "What is 3 plus 4?"], Sampling(max_new_tokens=64))
+
+A request waits for one of the slots, has its prompt read in chunks, and then draws tokens together
+with all that run (Yu et al. 2022, "Orca"). What its prompt shares with one that is in a slot, or
+was in it last, is copied and not read again (Zheng et al. 2024, "SGLang"). Two programs do all of
+it, whatever the requests are. A completion is the one that `TextModel.complete` gives.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import jax
+import numpy as np
+
+from gpt_jax.errors import UserError
+from gpt_jax.generate import slots as devices
+from gpt_jax.generate.drawing import Drawing
+from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.text import Completion, Prompt, TextModel, draws
+
+ALL = np.uint32(0xFFFFFFFF)
+SHARED = 16  # tokens: for fewer in common a copy is not worth its while
+
+
+class Constraint(Protocol):
+    """What a completion must look like, one token after another."""
+
+    def allowed(self) -> np.ndarray:
+        """uint32 words: bit i of word w is whether token 32 w + i may come next."""
+
+    def take(self, token: int) -> None:
+        """The token that came."""
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """One completion on its way; the engine fills in what stands below the line.
+
+    Attributes:
+      ids: the prompt.
+      sampling: how to draw; `n` and `stop` are the caller's business, the stop strings above all.
+      name: of the draw in the random stream, uint32.
+      constraint: what the completion must look like, or None.
+      ----
+      tokens, logprobs, tops: what was drawn, as `Completion` has them.
+      finish_reason: None as long as it goes on; "cancelled" if it was withdrawn.
+      shared: how many tokens of the prompt were copied and not read.
+    """
+
+    ids: Sequence[int]
+    sampling: Sampling
+    name: int = 0
+    constraint: Constraint | None = None
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    tops: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
+    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    shared: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class _Slot:
+    """The host's knowledge of a slot.
+
+    Attributes:
+      request: whose it is; None: free.
+      read: how many tokens of its prompt are in the cache; None: what is there is of another.
+      known: the tokens that are in the cache, or the first of them.
+      used: when it was taken or left last.
+    """
+
+    request: Request | None = None
+    read: int | None = None
+    known: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    used: int = 0
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is still to be read."""
+        return self.request is not None and (self.read or 0) < len(self.request.ids)
+
+    @property
+    def running(self) -> bool:
+        """Whether it draws."""
+        return self.request is not None and not self.reading
+
+
+class Engine:
+    """Slots, the requests in them, and those that wait.
+
+    Attributes:
+      model: whose text it is.
+      places: the most tokens of a prompt with its completion.
+      waiting: requests without a slot, first come first served.
+      counters: tokens read, copied and drawn, and calls of the two programs.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        slots: int = 32,
+        places: int | None = None,
+        *,
+        chunk: int = 64,
+        rows: int = 4,
+        steps: int = 8,
+        top: int = 0,
+    ):
+        """
+        Args:
+          model: what answers.
+          slots: how many requests run at once.
+          places: of every slot; None: the model's context, 1,024 at most.
+          chunk: tokens of a prompt that are read at a time.
+          rows: prompts that are read at a time.
+          steps: tokens that are drawn between two looks at what is new.
+          top: the most `Sampling.logprobs` of any request.
+
+        Raises:
+          UserError: if the model has no key/value cache, or a smaller context.
+        """
+        context = model.config.context_length
+        places = min(context, 1024) if places is None else places
+        if not 2 <= places <= context:
+            raise UserError(f"places is {places}, but must be 2 to {context}, the model's context")
+        self.model, self.places = model, places
+        self.waiting: collections.deque[Request] = collections.deque()
+        self.counters: collections.Counter[str] = collections.Counter()
+        self._chunk, self._rows, self._steps, self._top = chunk, rows, steps, top
+        self._slots = [_Slot() for _ in range(slots)]
+        self._clock = itertools.count(1)
+        tokenizer = model.tokenizer
+        self._ends = devices.Ends(tokenizer.stop_ids, tokenizer.pad_id, tokenizer.vocab_size)
+        self._words = -(-model.config.vocab_size // 32)
+        with self._on_mesh():
+            self._state = devices.empty(model.config, slots, places)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self.waiting) or any(slot.request for slot in self._slots)
+
+    def submit(self, request: Request) -> Request:
+        """Lets a request wait for a slot.
+
+        Raises:
+          UserError: if it cannot fit one.
+        """
+        new = request.sampling.max_new_tokens
+        if not request.ids:
+            raise UserError("the prompt has no token; say something")
+        if len(request.ids) + new > self.places:
+            raise UserError(
+                f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit in the "
+                f"{self.places} of a slot; say it shorter, or give a smaller max_new_tokens"
+            )
+        if request.sampling.logprobs > self._top:
+            raise UserError(
+                f"logprobs is {request.sampling.logprobs}, but this engine reports {self._top} at "
+                "the most; ask for fewer"
+            )
+        self.waiting.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Withdraws a request, wherever it is; one that has ended stays as it is."""
+        if request.finish_reason is not None:
+            return
+        request.finish_reason = "cancelled"
+        with contextlib.suppress(ValueError):
+            self.waiting.remove(request)
+        for slot in self._slots:
+            if slot.request is request:
+                self._leave(slot)
+
+    def advance(self) -> list[Request]:
+        """Reads one chunk of some prompts, or draws some tokens, or both.
+
+        Returns:
+          The requests that have new tokens or have ended.
+        """
+        changed = []
+        self._admit()
+        reading = sum(slot.reading for slot in self._slots)
+        running = sum(slot.running for slot in self._slots)
+        if reading:
+            changed += self._prefill()
+        # Prompts are read first as long as most slots would stand idle meanwhile.
+        if running and (not reading or running >= reading):
+            changed += self._decode()
+        return changed
+
+    def complete(
+        self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()
+    ) -> list[Completion]:
+        """As `TextModel.complete`, in slots."""
+        asked = [self.model.asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        requests, places = [], []
+        for one in draws(asked, sampling.n):
+            for name in one.names:
+                requests.append(self.submit(Request(one.asked.ids, sampling, name)))
+                places.append(one.asked)
+        stops = {id(r): a.stops for r, a in zip(requests, places, strict=True) if a.stops}
+        while self.busy:
+            for request in self.advance():
+                found = stops.get(id(request))
+                if found and request.finish_reason is None:
+                    text = self.model.tokenizer.decode(request.tokens)
+                    if any(stop in text for stop in found):
+                        self.cancel(request)
+        return [
+            self.model.completion(
+                asked,
+                request.tokens,
+                request.logprobs,
+                request.tops,
+                request.finish_reason == "stop",
+            )
+            for request, asked in zip(requests, places, strict=True)
+        ]
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(self.model.mesh) if self.model.mesh else contextlib.nullcontext()
+
+    def _leave(self, slot: _Slot) -> None:
+        """Takes the request out of a slot; what is in the cache stays known."""
+        request = slot.request
+        if slot.running:  # the last token that was drawn is not in the cache
+            slot.known = np.int32([*request.ids, *request.tokens[:-1]])
+        slot.request, slot.read, slot.used = None, None, next(self._clock)
+
+    def _admit(self) -> None:
+        """Gives free slots to those who wait."""
+        free, late = [slot for slot in self._slots if slot.request is None], []
+        while free and self.waiting:
+            request = self.waiting.popleft()
+            ids = np.int32(request.ids)
+            there = max(_common(slot.known, ids) for slot in self._slots)
+            coming = max(
+                _common(np.int32(slot.request.ids), ids) if slot.reading else 0
+                for slot in self._slots
+            )
+            if coming >= max(there, SHARED) + self._chunk:
+                late.append(request)  # another request is reading the same at the moment
+                continue
+            slot = min(free, key=lambda slot: (-_common(slot.known, ids), slot.used))
+            free.remove(slot)
+            slot.request, slot.read, slot.used = request, None, next(self._clock)
+        self.waiting.extendleft(reversed(late))
+
+    def _begin(self, slot: _Slot) -> int:
+        """Where the cache has the most of a prompt: the slot's number; and how much that is."""
+        ids = np.int32(slot.request.ids)
+        shared = [_common(other.known, ids) for other in self._slots]
+        source = int(np.argmax(shared))
+        # One token at least is read: the first one is drawn after it.
+        start = min(shared[source], len(ids) - 1)
+        if start < SHARED:
+            source, start = self._slots.index(slot), 0
+        slot.request.shared = start
+        self.counters["copied"] += start
+        slot.read = start
+        return source
+
+    def _prefill(self) -> list[Request]:
+        """Reads the next chunk of the prompts that came first."""
+        reading = sorted((s for s in self._slots if s.reading), key=lambda s: s.used)[: self._rows]
+        begun = [slot.read is not None for slot in reading]
+        sources = [
+            self._slots.index(slot) if there else self._begin(slot)
+            for slot, there in zip(reading, begun, strict=True)
+        ]
+        chunk = self._chunk_of(reading, sources)
+        drawn = self._call(devices.prefill, chunk)
+        self.counters["prefills"] += 1
+        changed = []
+        for row, slot in enumerate(reading):
+            count = int(chunk.counts_R[row])
+            slot.read += count
+            slot.known = np.int32(slot.request.ids[: slot.read])
+            self.counters["read"] += count
+            if not slot.reading:
+                changed.append(slot.request)
+                self._take(slot, jax.tree.map(lambda x: x[row], drawn))  # noqa: B023
+        return changed
+
+    def _chunk_of(self, reading: list[_Slot], sources: list[int]) -> devices.Chunk:
+        """The next tokens of some prompts, with all that is to be known of their requests."""
+        R, T, V = self._rows, self._chunk, self.model.config.vocab_size
+        ids_RT = np.full((R, T), self._ends.pad_id, np.int32)
+        counts_R, starts_R, sources_R = np.ones(R, np.int32), *np.zeros((2, R), np.int32)
+        targets_R, last_R = np.full(R, len(self._slots), np.int32), np.zeros(R, bool)
+        limits_R, (seeds_R, names_R) = np.zeros(R, np.int32), np.zeros((2, R), np.uint32)
+        bias_RV, prompted_RV = np.zeros((R, V), np.float32), np.zeros((R, V), bool)
+        mask_RW = np.full((R, self._words), ALL)
+        settings = [Sampling()] * R
+        for row, (slot, source) in enumerate(zip(reading, sources, strict=True)):
+            request = slot.request
+            some = request.ids[slot.read : slot.read + T]
+            ids_RT[row, : len(some)], counts_R[row], starts_R[row] = some, len(some), slot.read
+            sources_R[row], targets_R[row] = source, self._slots.index(slot)
+            last_R[row] = slot.read + len(some) == len(request.ids)
+            settings[row] = request.sampling
+            limits_R[row] = request.sampling.max_new_tokens
+            seeds_R[row], names_R[row] = request.sampling.seed, request.name
+            prompted_RV[row, request.ids] = True
+            for token, bias in request.sampling.logit_bias:
+                bias_RV[row, token] = bias
+            if request.constraint and last_R[row]:
+                mask_RW[row] = request.constraint.allowed()
+        return devices.Chunk(
+            *(ids_RT, counts_R, starts_R, sources_R, targets_R, last_R, limits_R),
+            *(seeds_R, names_R, drawing_of(settings), bias_RV, prompted_RV, mask_RW),
+        )
+
+    def _decode(self) -> list[Request]:
+        """Draws tokens for all that run."""
+        running = [slot if slot.running else None for slot in self._slots]
+        requests = [slot.request for slot in running if slot]
+        constraints = [slot and slot.request.constraint for slot in running]
+        mask_BW = np.full((len(running), self._words), ALL)
+        for row, constraint in enumerate(constraints):
+            if constraint:
+                mask_BW[row] = constraint.allowed()
+        drawn = self._call(
+            devices.decode,
+            most=self._steps,
+            steps=np.int32(1 if any(constraints) else self._steps),
+            keep_B=np.array([slot is not None for slot in running]),
+            mask_BW=mask_BW,
+        )
+        self.counters["decodes"] += 1
+        for row, slot in enumerate(running):
+            for step in np.flatnonzero(drawn.valid[:, row]) if slot else ():
+                self._take(slot, jax.tree.map(lambda x: x[step, row], drawn))  # noqa: B023
+        return requests
+
+    def _call(self, program, *args, **options) -> devices.Drawn:
+        """Runs a program on the slots, and fetches what it drew."""
+        model = self.model
+        with self._on_mesh():
+            self._state, drawn = program(
+                model.config, self._ends, self._top, model.params, self._state, *args, **options
+            )
+        return jax.device_get(drawn)
+
+    def _take(self, slot: _Slot, drawn: devices.Drawn) -> None:
+        """Gives a request its next token."""
+        request, token = slot.request, int(drawn.ids)
+        request.tokens.append(token)
+        request.logprobs.append(float(drawn.logprobs))
+        if wanted := request.sampling.logprobs:
+            tops = zip(drawn.top_ids.tolist(), drawn.top_logprobs.tolist(), strict=True)
+            request.tops.append(list(tops)[:wanted])
+        if request.constraint:
+            request.constraint.take(token)
+        self.counters["drawn"] += 1
+        if token in self._ends.stop_ids:
+            request.finish_reason = "stop"
+        elif len(request.tokens) == request.sampling.max_new_tokens:
+            request.finish_reason = "length"
+        if request.finish_reason:
+            self._leave(slot)
+
+
+def drawing_of(settings: Sequence[Sampling]) -> Drawing:
+    """How rows draw, without their keys."""
+
+    def column(name: str, dtype: type = np.float32) -> np.ndarray:
+        return np.array([getattr(sampling, name) for sampling in settings], dtype)
+
+    return Drawing(
+        keys_B=None,
+        temperature_B=column("temperature"),
+        top_k_B=column("top_k", np.int32),
+        top_p_B=column("top_p"),
+        min_p_B=column("min_p"),
+        repetition_B=column("repetition_penalty"),
+        presence_B=column("presence_penalty"),
+        frequency_B=column("frequency_penalty"),
+        tops_B=column("logprobs", np.int32) > 0,
+    )
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two rows begin with alike."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
