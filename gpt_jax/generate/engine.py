@@ -15,7 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import jax
@@ -52,7 +52,9 @@ class Request:
       constraint: what the completion must look like, or None.
       ----
       tokens, logprobs, tops: what was drawn, as `Completion` has them.
-      finish_reason: None as long as it goes on; "cancelled" if it was withdrawn.
+      finish_reason: None as long as it goes on; "cancelled" if it was withdrawn, "failed" if its
+        constraint went wrong.
+      error: what went wrong, then.
       shared: how many tokens of the prompt were copied and not read.
     """
 
@@ -63,7 +65,8 @@ class Request:
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     tops: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
-    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    finish_reason: Literal["stop", "length", "cancelled", "failed"] | None = None
+    error: str | None = None
     shared: int = 0
 
 
@@ -153,7 +156,17 @@ class Engine:
         """Lets a request wait for a slot.
 
         Raises:
-          UserError: if it cannot fit one.
+          UserError: as `check`.
+        """
+        self.check(request)
+        self.waiting.append(request)
+        return request
+
+    def check(self, request: Request) -> None:
+        """Looks at a request; it may be done from any thread.
+
+        Raises:
+          UserError: if it can never be answered.
         """
         new = request.sampling.max_new_tokens
         if not request.ids:
@@ -168,8 +181,12 @@ class Engine:
                 f"logprobs is {request.sampling.logprobs}, but this engine reports {self._top} at "
                 "the most; ask for fewer"
             )
-        self.waiting.append(request)
-        return request
+        vocab_size = self.model.tokenizer.vocab_size
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token < vocab_size:
+                raise UserError(
+                    f"logit_bias names token {token}, but there are only {vocab_size}; give others"
+                )
 
     def cancel(self, request: Request) -> None:
         """Withdraws a request, wherever it is; one that has ended stays as it is."""
@@ -200,14 +217,23 @@ class Engine:
         return changed
 
     def complete(
-        self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling = Sampling(),
+        constraint: Callable[[], Constraint] | None = None,
     ) -> list[Completion]:
-        """As `TextModel.complete`, in slots."""
+        """As `TextModel.complete`, in slots.
+
+        Args:
+          prompts, sampling: as there; penalties and biases are allowed.
+          constraint: begins what every completion must look like.
+        """
         asked = [self.model.asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
         requests, places = [], []
         for one in draws(asked, sampling.n):
             for name in one.names:
-                requests.append(self.submit(Request(one.asked.ids, sampling, name)))
+                bound = constraint() if constraint else None
+                requests.append(self.submit(Request(one.asked.ids, sampling, name, bound)))
                 places.append(one.asked)
         stops = {id(r): a.stops for r, a in zip(requests, places, strict=True) if a.stops}
         while self.busy:
@@ -315,8 +341,8 @@ class Engine:
             prompted_RV[row, request.ids] = True
             for token, bias in request.sampling.logit_bias:
                 bias_RV[row, token] = bias
-            if request.constraint and last_R[row]:
-                mask_RW[row] = request.constraint.allowed()
+            if last_R[row]:
+                mask_RW[row] = _allowed(request)
         return devices.Chunk(
             *(ids_RT, counts_R, starts_R, sources_R, targets_R, last_R, limits_R),
             *(seeds_R, names_R, drawing_of(settings), bias_RV, prompted_RV, mask_RW),
@@ -326,15 +352,14 @@ class Engine:
         """Draws tokens for all that run."""
         running = [slot if slot.running else None for slot in self._slots]
         requests = [slot.request for slot in running if slot]
-        constraints = [slot and slot.request.constraint for slot in running]
         mask_BW = np.full((len(running), self._words), ALL)
-        for row, constraint in enumerate(constraints):
-            if constraint:
-                mask_BW[row] = constraint.allowed()
+        for row, slot in enumerate(running):
+            if slot:
+                mask_BW[row] = _allowed(slot.request)
         drawn = self._call(
             devices.decode,
             most=self._steps,
-            steps=np.int32(1 if any(constraints) else self._steps),
+            steps=np.int32(1 if any(r.constraint for r in requests) else self._steps),
             keep_B=np.array([slot is not None for slot in running]),
             mask_BW=mask_BW,
         )
@@ -361,15 +386,31 @@ class Engine:
         if wanted := request.sampling.logprobs:
             tops = zip(drawn.top_ids.tolist(), drawn.top_logprobs.tolist(), strict=True)
             request.tops.append(list(tops)[:wanted])
-        if request.constraint:
-            request.constraint.take(token)
         self.counters["drawn"] += 1
-        if token in self._ends.stop_ids:
+        if request.constraint and request.error is None:
+            try:
+                request.constraint.take(token)
+            except UserError as error:
+                request.error = str(error)
+        if request.error:
+            request.finish_reason = "failed"
+        elif token in self._ends.stop_ids:
             request.finish_reason = "stop"
         elif len(request.tokens) == request.sampling.max_new_tokens:
             request.finish_reason = "length"
         if request.finish_reason:
             self._leave(slot)
+
+
+def _allowed(request: Request) -> np.ndarray | np.uint32:
+    """Which tokens may come next; if the constraint goes wrong, that is the request's end alone."""
+    if request.constraint is None:
+        return ALL
+    try:
+        return request.constraint.allowed()
+    except UserError as error:
+        request.error = str(error)
+        return ALL
 
 
 def drawing_of(settings: Sequence[Sampling]) -> Drawing:

@@ -245,6 +245,10 @@ class Tokenizer:
             for ids, text in zip(rows, texts, strict=True)
         ]
 
+    def described(self) -> str:
+        """The vocabulary and its rules as JSON, as the `tokenizers` library writes it."""
+        return self._backend.to_str()
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; invalid UTF-8 becomes the replacement character."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)

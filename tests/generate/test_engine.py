@@ -67,7 +67,8 @@ def test_requests_that_come_at_random_are_answered_as_if_alone(model):
         for n in (1, 7, 24)
     ]
     compiled = prefill._cache_size() + decode._cache_size()
-    kept, prompts = [], texts(200, seed=2)
+    common = " ".join(WORDS + WORDS)
+    kept, prompts = [], [f"{common} {t}" if i % 3 else t for i, t in enumerate(texts(200, 2, 12))]
     for prompt in prompts:
         sampling = settings[rng.integers(len(settings))]
         ids = model.asked(prompt, 0, sampling).ids
