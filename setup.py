@@ -18,6 +18,7 @@ setup(
     package_data={
         "gpt_jax.labels": ["page.html"],
         "gpt_jax.plan": ["chip_descriptions/*.txtpb"],
+        "gpt_jax.serve": ["page.html"],
     },
     install_requires=[
         "array-record>=0.5",
@@ -55,18 +56,28 @@ setup(
         "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
         # Brings older versions of what others need: in an environment of its own.
         "beam": ["apache-beam>=2.60"],
+        # Output that fits a JSON schema, a regular expression or a grammar.
+        "constraints": ["llguidance>=1.0"],
+        # OpenAI's interface over HTTP, and the page.
+        "serve": ["llguidance>=1.0", "prometheus_client>=0.20", "starlette>=0.40", "uvicorn>=0.30"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
             "datasets>=3",
+            "httpx>=0.27",
             "hypothesis>=6",
             "jinja2>=3.1",
             "ipykernel>=6",
+            "llguidance>=1.0",
             "nbclient>=0.10",
             "nbformat>=5",
+            "openai>=1.50",
+            "prometheus_client>=0.20",
             "pytest>=8",
             "pytest-xdist>=3.7",
+            "starlette>=0.40",
             "tensorboardX>=2.6",
+            "uvicorn>=0.30",
             "zstandard>=0.22",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.

@@ -182,6 +182,8 @@ class Engine:
                 "the most; ask for fewer"
             )
         vocab_size = self.model.tokenizer.vocab_size
+        if not 0 <= min(request.ids) <= max(request.ids) < vocab_size:
+            raise UserError(f"the prompt has a token that is not one of 0 to {vocab_size - 1}")
         for token, _ in request.sampling.logit_bias:
             if not 0 <= token < vocab_size:
                 raise UserError(

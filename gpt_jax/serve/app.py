@@ -5,69 +5,26 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from gpt_jax.errors import UserError
-from gpt_jax.generate.constraints import Constrain
-from gpt_jax.generate.engine import Constraint
-from gpt_jax.generate.text import Asked, Completion, draws
-from gpt_jax.serve import bodies, tools
-from gpt_jax.serve.answers import Answer
-from gpt_jax.serve.bodies import Wanted
+from gpt_jax.serve import bodies
+from gpt_jax.serve.asking import ask
 from gpt_jax.serve.metrics import Metrics
-from gpt_jax.serve.worker import Busy, Job, Worker
+from gpt_jax.serve.service import Refused, Served, Service
+from gpt_jax.serve.worker import Busy
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_BYTES = 2**20  # of a body
 LIMIT = 256  # new tokens where the client does not say
-
-
-class Refused(Exception):
-    """A request that is not answered: an HTTP status, and why."""
-
-    def __init__(self, status: int, why: str, **headers: str):
-        super().__init__(why)
-        self.status, self.why, self.headers = status, why, headers
-
-
-class Served(NamedTuple):
-    """One model.
-
-    Attributes:
-      worker: runs it.
-      constrain: makes constraints for its tokenizer; None: llguidance is not installed.
-      embed: `texts -> vectors_BD`, or None.
-    """
-
-    worker: Worker
-    constrain: Constrain | None = None
-    embed: Callable[[list[str]], np.ndarray] | None = None
-
-
-class Service(NamedTuple):
-    """What the routes know.
-
-    Attributes:
-      served: models by name; the first is asked where no name is given.
-      metrics: what is counted.
-      api_key: what every client must show; None: nothing.
-      vote: is given what the page's users preferred.
-    """
-
-    served: dict[str, Served]
-    metrics: Metrics
-    api_key: str | None = None
-    vote: Callable[[dict], None] | None = None
 
 
 def make_app(
@@ -147,15 +104,6 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _chosen(service: Service, name: str | None) -> tuple[str, Served]:
-    """The model that is asked for."""
-    name = name or next(iter(service.served))
-    if name not in service.served:
-        there = ", ".join(service.served)
-        raise Refused(404, f"there is no model {name!r}; there is {there}")
-    return name, service.served[name]
-
-
 async def _page(request: Request) -> Response:
     policy = "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
     return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": policy})
@@ -183,154 +131,17 @@ async def _models(request: Request) -> Response:
 
 
 async def _chat(request: Request) -> Response:
-    return await _answer(request, bodies.chat(await _body(request), LIMIT), chat=True)
+    return await ask(request, bodies.chat(await _body(request), LIMIT), chat=True)
 
 
 async def _completions(request: Request) -> Response:
-    return await _answer(request, bodies.completion(await _body(request), LIMIT), chat=False)
-
-
-async def _answer(request: Request, wanted: Wanted, chat: bool) -> Response:
-    """Asks the engine, and answers whole or as a stream."""
-    service = request.app.state.service
-    name, served = _chosen(service, wanted.model)
-    model = served.worker.engine.model
-    prompts = wanted.prompts
-    if wanted.choice != "none":
-        prompts = [tools.told(prompts[0], wanted.tools)]
-    begin = _constraint(wanted, served)
-    asked = [
-        Asked(prompt, 0, wanted.sampling.stop, "")
-        if isinstance(prompt[0], int)
-        else model.asked(prompt, number, wanted.sampling)
-        for number, prompt in enumerate(prompts)
-    ]
-    jobs: list[Job] = []
-    news = []
-    try:
-        for one in draws(asked, wanted.sampling.n):
-            for draw in one.names:
-                job, its_news = served.worker.begin(
-                    one.asked, wanted.sampling, draw, begin() if begin else None
-                )
-                jobs.append(job)
-                news.append(its_news)
-        answer = Answer(chat, name, wanted, model.tokenizer)
-        if wanted.stream:
-            chunks = _chunks(service, served, answer, jobs, news)
-            return StreamingResponse(chunks, media_type="text/event-stream")
-        found = await _all(request, news)
-    except BaseException:
-        _withdraw(served, jobs)
-        raise
-    _observe(service, name, jobs)
-    return JSONResponse(answer.whole(found))
-
-
-def _constraint(wanted: Wanted, served: Served) -> Callable[[], Constraint] | None:
-    """What the text must look like."""
-    if wanted.format == "text" and wanted.choice == "none":
-        return None
-    if served.constrain is None:
-        raise UserError('this needs llguidance: pip install "gpt_jax[constraints]" on the server')
-    if wanted.choice != "none":
-        return tools.constraint(served.constrain, wanted.tools, wanted.choice)
-    return served.constrain.json_schema(wanted.schema)
-
-
-async def _all(request: Request, news: Sequence[asyncio.Queue]) -> list[Completion]:
-    """Waits for all completions, as long as the client does."""
-
-    async def last(its_news: asyncio.Queue) -> Completion:
-        while True:
-            one = await its_news.get()
-            if one.error:
-                raise Refused(500, one.error)
-            if one.completion:
-                return one.completion
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    waiting = asyncio.ensure_future(asyncio.gather(*map(last, news)))
-    leaving = asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientDisconnect
-        return list(waiting.result())
-    finally:
-        waiting.cancel()
-        leaving.cancel()
-
-
-async def _chunks(
-    service: Service,
-    served: Served,
-    answer: Answer,
-    jobs: list[Job],
-    news: Sequence[asyncio.Queue],
-) -> AsyncIterator[str]:
-    """The events of a stream; whoever leaves withdraws what is not done."""
-    wanted, both = answer.wanted, asyncio.Queue()
-
-    async def forward(index: int) -> None:
-        while True:
-            one = await news[index].get()
-            await both.put((index, one))
-            if one.completion or one.error:
-                return
-
-    tasks = [asyncio.create_task(forward(index)) for index in range(len(jobs))]
-    found: dict[int, Completion] = {}
-    try:
-        for index in range(len(jobs)):
-            if first := answer.begin(index):
-                yield _event(first)
-        while len(found) < len(jobs):
-            index, one = await both.get()
-            if one.error:
-                yield _event({"error": {"message": one.error, "type": "server_error"}})
-                return
-            # A call is told when it is whole.
-            if one.text and wanted.choice == "none":
-                yield _event(answer.words(index, one.text))
-            if one.completion:
-                found[index] = one.completion
-                if wanted.choice != "none" and not tools.calls_of(one.completion.text):
-                    yield _event(answer.words(index, one.completion.text))
-                yield _event(answer.end(index, one.completion))
-        if wanted.usage:
-            yield _event(answer.total([found[index] for index in range(len(jobs))]))
-        yield "data: [DONE]\n\n"
-        _observe(service, answer.name, jobs)
-    finally:
-        for task in tasks:
-            task.cancel()
-        _withdraw(served, jobs)
-
-
-def _event(data: dict) -> str:
-    return f"data: {json.dumps(data)}\n\n"
-
-
-def _withdraw(served: Served, jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        served.worker.cancel(job)
-
-
-def _observe(service: Service, name: str, jobs: Sequence[Job]) -> None:
-    """Counts how long it took."""
-    for job in jobs:
-        service.metrics.first.labels(name).observe(job.first - job.began)
-        service.metrics.whole.labels(name).observe(time.monotonic() - job.began)
+    return await ask(request, bodies.completion(await _body(request), LIMIT), chat=False)
 
 
 async def _embeddings(request: Request) -> Response:
     read = bodies.Reader(await _body(request))
     read.only("model", "input", "encoding_format", "dimensions")
-    name, served = _chosen(request.app.state.service, read.get("model", str))
+    name, served = request.app.state.service.chosen(read.get("model", str))
     if served.embed is None:
         raise Refused(404, f"{name} makes no embeddings")
     if read.get("encoding_format", str, "float") != "float" or read.get("dimensions", int):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -179,7 +180,7 @@ def _finish(read: Reader, prompts: list, logprobs: int, limit: int, **more: Any)
         stop=tuple(stop),
         n=n,
         logprobs=logprobs,
-        seed=(seed or 0) % 2**32,
+        seed=secrets.randbits(32) if seed is None else seed % 2**32,
     )
     model = read.get("model", str)
     return Wanted(

@@ -8,14 +8,14 @@ import pytest
 
 pytest.importorskip("llguidance")
 
-from gpt_jax.errors import UserError
-from gpt_jax.generate.constraints import Constrain
-from gpt_jax.generate.engine import Engine
-from gpt_jax.generate.sampling import Sampling
-from gpt_jax.generate.text import TextModel
-from gpt_jax.models import init
-from gpt_jax.models.config import ModelConfig
-from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.errors import UserError  # noqa: E402
+from gpt_jax.generate.constraints import Constrain  # noqa: E402
+from gpt_jax.generate.engine import Engine  # noqa: E402
+from gpt_jax.generate.sampling import Sampling  # noqa: E402
+from gpt_jax.generate.text import TextModel  # noqa: E402
+from gpt_jax.models import init  # noqa: E402
+from gpt_jax.models.config import ModelConfig  # noqa: E402
+from gpt_jax.text.tokenizer import Tokenizer  # noqa: E402
 
 SCHEMA = {
     "type": "object",
