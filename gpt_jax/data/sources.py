@@ -160,9 +160,15 @@ def _read_mixture(
     return Read(drawn, +left_out)
 
 
-def raw_rows(spec: str, kind: str = "text") -> Iterator[Located]:
-    """Yields (place, row as it lies there) of a source that is no mixture, all of it."""
-    files, _ = _located(spec, kind, "held_out", seed=0)
+def raw_rows(spec: str, kind: str = "text", split: str = "held_out") -> Iterator[Located]:
+    """Yields (place, row as it lies there) of a source that is no mixture, all of it.
+
+    Args:
+      spec: a source.
+      kind: what its rows are read as.
+      split: of a data set that has several: its name, or "held_out" for what is there to test on.
+    """
+    files, _ = _located(spec, kind, split, seed=0)
     for _, located in files:
         yield from located
 

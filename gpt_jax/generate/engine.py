@@ -144,7 +144,7 @@ class Engine:
         tokenizer = model.tokenizer
         self._ends = devices.Ends(tokenizer.stop_ids, tokenizer.pad_id, tokenizer.vocab_size)
         self._words = -(-model.config.vocab_size // 32)
-        with self._on_mesh():
+        with self.model.on_mesh():
             self._state = devices.empty(model.config, slots, places)
 
     @property
@@ -255,9 +255,6 @@ class Engine:
             )
             for request, asked in zip(requests, places, strict=True)
         ]
-
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
-        return jax.set_mesh(self.model.mesh) if self.model.mesh else contextlib.nullcontext()
 
     def _leave(self, slot: _Slot) -> None:
         """Takes the request out of a slot; what is in the cache stays known."""
@@ -374,7 +371,7 @@ class Engine:
     def _call(self, program, *args, **options) -> devices.Drawn:
         """Runs a program on the slots, and fetches what it drew."""
         model = self.model
-        with self._on_mesh():
+        with self.model.on_mesh():
             self._state, drawn = program(
                 model.config, self._ends, self._top, model.params, self._state, *args, **options
             )

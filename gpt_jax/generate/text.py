@@ -109,7 +109,7 @@ class TextModel(NamedTuple):
                 "penalties and logit_bias depend on what was drawn; ask an `Engine` of this model"
             )
         requests, batches = self._batches(prompts, sampling)
-        with self._on_mesh():
+        with self.on_mesh():
             # All are under way before the first is waited for.
             drawn = [self._draw([requests[i] for i in batch], sampling) for batch in batches]
             drawn = distributed.fetch(drawn)
@@ -141,7 +141,7 @@ class TextModel(NamedTuple):
             model = self._replace(params=params)
             return [model._draw([requests[i] for i in batch], sampling) for batch in batches]
 
-        with self._on_mesh():
+        with self.on_mesh():
             jax.eval_shape(draw, self.params)
 
     def _batches(
@@ -157,7 +157,8 @@ class TextModel(NamedTuple):
         starts = [min(i, max(0, len(order) - size)) for i in range(0, len(order), size)]
         return requests, [order[start : start + size] for start in starts]
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
+    def on_mesh(self) -> contextlib.AbstractContextManager:
+        """The mesh that the parameters lie on, for `with`."""
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     def asked(self, prompt: Prompt, number: int, sampling: Sampling) -> Asked:
