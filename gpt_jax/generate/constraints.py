@@ -21,6 +21,8 @@ from gpt_jax.text.tokenizer import Tokenizer
 
 BLANK = re.compile(r"\{\{(?P<name>\w+)(?::(?P<pattern>.*?))?\}\}(?!\})")
 ANYTHING = r"[^\n]+"
+# A model that is unsure would add white space without end.
+WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Match:
@@ -74,9 +76,9 @@ class Constrain:
         )
 
     def json_schema(self, schema: dict[str, Any]) -> Callable[[], Match]:
-        """JSON that fits a schema."""
-        text = json.dumps(schema)
-        return self._made("JSON schema", self._library.LLMatcher.grammar_from_json_schema, text)
+        """JSON that fits a schema, on one line."""
+        convert = self._library.LLMatcher.grammar_from_json_schema
+        return self._made("JSON schema", convert, json.dumps(schema | {"x-guidance": WRITTEN}))
 
     def regex(self, pattern: str) -> Callable[[], Match]:
         """Text that a regular expression matches from its beginning to its end."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from gpt_jax.generate.constraints import Constrain
+from gpt_jax.generate.constraints import WRITTEN, Constrain
 from gpt_jax.generate.engine import Constraint
 from gpt_jax.text.chat import Message
 
@@ -57,7 +57,8 @@ def constraint(
         }
         for name, tool in some.items()
     ]
-    call = f"call: {json.dumps(BEGINS)} %json {json.dumps({'anyOf': schemas})} {json.dumps(ENDS)}"
+    schema = json.dumps({"anyOf": schemas, "x-guidance": WRITTEN})
+    call = f"call: {json.dumps(BEGINS)} %json {schema} {json.dumps(ENDS)}"
     if choice != "auto":
         return constrain.grammar(f"start: call\n{call}")
     return constrain.grammar(f"start: call | text\ntext: /[^<](.|\\n)*/\n{call}")

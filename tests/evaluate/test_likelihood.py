@@ -48,7 +48,7 @@ PAIRS = [
     ("hello there, how", " are you"),
     ("", "hello there"),
     ("how are ", "you"),
-    ("you " * 40, "hello"),
+    ("you " * 80, "hello"),
 ]
 
 
@@ -119,7 +119,7 @@ def test_rows_become_the_harness_questions():
 def test_problems_are_graded_as_the_harness_does(text, strict, flexible):
     row = {"question": "?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
     assert gsm8k.grade(row, [text]) == {"strict": strict, "flexible": flexible}
-    many = gsm8k.grade(row, [text, "it is 42", "42", "7"])
+    many = gsm8k.grade(row, [text, "it is 42", "42", "42", "7"])
     assert many["majority"] == 1
 
 
