@@ -11,7 +11,8 @@ LONGEST = 60  # characters of a number; Fraction would compute 10**999999999
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _MARKED = re.compile(r"####[ \t]*([^\n]*)")
 _SAID = re.compile(
-    r"\b(?:final\s+answer|answer|result)\b[ \t*_]*(?:is|was|are|=|:)[ \t*_:]*([^\n]*)", re.IGNORECASE
+    r"\b(?:final\s+answer|answer|result)\b[ \t*_]*(?:is|was|are|=|:)[ \t*_:]*([^\n]*)",
+    re.IGNORECASE,
 )
 _MARKS = (_MARKED, _BOXED, _SAID)
 _DENIED = re.compile(r"\b(?:not|never|isn't|instead of|rather than|unlike|no longer)\b", re.I)
@@ -33,8 +34,8 @@ _NUMBER = re.compile(
 
 
 def answer_in(text: str) -> str:
-    """The part of a text that is meant as its answer: what stands behind a "####", in a \\boxed{} or
-    behind "the answer is", whichever comes last; without any of them all of it."""
+    """The part of a text that is meant as its answer: what stands behind a "####", in a \\boxed{}
+    or behind "the answer is", whichever comes last; without any of them all of it."""
     found = _marks(text)
     return max(found, key=lambda match: match.start())[1] if found else text
 

@@ -220,7 +220,9 @@ def _test_parts(record: dict) -> _Tests:
     return _Tests(code, frozenset(names), setup)
 
 
-def _tests(record: dict, text: str, stopped: bool, *, limits: sandbox.Limits, allow: tuple) -> float:
+def _tests(
+    record: dict, text: str, stopped: bool, *, limits: sandbox.Limits, allow: tuple
+) -> float:
     parts = _test_parts(record)
     program = solution_of(text, parts.names, parts.setup)
     outcome = sandbox.run_tests(

@@ -3,16 +3,16 @@
     run("print(1 + 1)").output
     run_tests(solution="def f(x): return x + 1", tests="assert f(1) == 2").status
 
-`PROTECTIONS` are what a run is kept from; `protections()` tries them out on this machine and says by
-what each is had. Where one is missing nothing is run, unless the caller allows for it by name. No
-privilege is needed, and containers are as good as bare machines: the limits, Landlock and seccomp of
-`kernel.py` are what any process may do to itself.
+`PROTECTIONS` are what a run is kept from; `protections()` tries them out on this machine and says
+by what each is had. Where one is missing nothing is run, unless the caller allows for it by name.
+No privilege is needed, and containers are as good as bare machines: the limits, Landlock and
+seccomp of `kernel.py` are what any process may do to itself.
 
-What is not guaranteed: a bug of the kernel or of the processor; how much of a core is taken until the
-time is up; that nobody sees which files exist (their names, sizes and dates can be asked for where a
-folder may be entered, their bytes cannot be read). Only the standard library can be imported, there
-are no threads, and files (no folders) can be written in the run's own folder, which is its working
-directory and is removed afterwards.
+What is not guaranteed: a bug of the kernel or of the processor; how much of a core is taken until
+the time is up; that nobody sees which files exist (their names, sizes and dates can be asked for
+where a folder may be entered, their bytes cannot be read). Only the standard library can be
+imported, there are no threads, and files (no folders) can be written in the run's own folder, which
+is its working directory and is removed afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Positive, PositiveFloat, check_ranges
-from gpt_jax.tasks.sandbox.child import FAILED, REFUSED
+from gpt_jax.tasks.sandbox.child import REFUSED
 
 CHILD = Path(__file__).with_name("child.py")
 PROTECTIONS = {
