@@ -93,7 +93,10 @@ def test_a_reward_that_cannot_be_used_is_one_sentence():
 
     for reward, sentence in (
         (HostReward(lambda rollout: [1.0], "short"), "reward short gave 1 scores for 4 comp"),
-        (record_reward(fails, RECORDS, TOKENIZER), "gave none of the 4 .*KeyError: 'answer'.; mend"),
+        (
+            record_reward(fails, RECORDS, TOKENIZER),
+            "gave none of the 4 .*KeyError: 'answer'.; mend",
+        ),
     ):
         with pytest.raises(UserError, match=sentence):
             reward(SPOKEN)

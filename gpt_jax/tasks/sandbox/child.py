@@ -33,7 +33,7 @@ def main() -> None:
         print(json.dumps(active))
         return
     if missing := set(settings["required"]) - set(active):
-        print(f"{', '.join(sorted(missing))} cannot be had")
+        print(f"{', '.join(sorted(missing))} cannot be had", flush=True)
         os._exit(REFUSED)
     roles: dict[str, Callable[[dict], None]] = {"script": script, "solve": solve, "test": test}
     roles[settings["role"]](settings)
@@ -53,7 +53,7 @@ def solve(settings: dict) -> None:
         try:
             reply = {"value": encode(names[name](*args, **kwargs))}
         except Exception as error:
-            reply = {"error": [type(error).__name__, str(error)[:500]]}
+            reply = {"error": [type(error).__name__, said(error)]}
         send(answers, reply)
 
 
@@ -71,10 +71,7 @@ def test(settings: dict) -> None:
             if reply is None:
                 raise RuntimeError(LEFT)
             if "error" in reply:
-                kind, message = map(str, reply["error"])
-                known = getattr(builtins, kind, None)
-                is_error = isinstance(known, type) and issubclass(known, Exception)
-                raise known(message) if is_error else RuntimeError(f"{kind}: {message}")
+                raise as_error(*reply["error"])
             return decode(reply["value"])
 
         return call
@@ -86,10 +83,27 @@ def test(settings: dict) -> None:
     try:
         exec(compile(settings["code"], "<tests>", "exec"), names)
     except BaseException as error:  # SystemExit, too: a test that leaves has not passed
-        print(f"{type(error).__name__}: {error}"[:500])
-        sys.stdout.flush()
+        print(f"{type(error).__name__}: {error}"[:500], flush=True)
         os._exit(FAILED)
     os._exit(PASSED)
+
+
+def said(error: Exception) -> list:
+    """The arguments of an exception, as far as they are plain data."""
+    try:
+        return [encode(one) for one in error.args]
+    except TypeError:
+        return [str(error)[:500]]
+
+
+def as_error(kind: str, args: list) -> Exception:
+    """An exception of the solution's, if Python has its kind; else a RuntimeError."""
+    known = getattr(builtins, str(kind), None)
+    try:
+        error = known(*map(decode, args))
+    except Exception:
+        error = None
+    return error if isinstance(error, Exception) else RuntimeError(f"{kind}: {args}"[:500])
 
 
 def undefined(code: str, names: dict) -> set[str]:
