@@ -1,6 +1,6 @@
 """Reward-weighted finetuning: the SFT model learns its own answers, the better the more.
 
-    python -m experiments.reward_weighted --init-from runs/sft/default --reward-from runs/reward/default
+    python -m experiments.reward_weighted --reward-from runs/reward/default
     python -m experiments.reward_weighted --reward "task:microworld + 0.2*rule:brevity"
 
 The simplest baseline for PPO: sample, score, finetune with weights exp(score / beta).

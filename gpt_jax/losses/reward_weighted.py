@@ -11,10 +11,10 @@ from gpt_jax.losses.lm import Loss
 def score_weights(scores_B: jax.Array, kept_B: jax.Array, beta: float) -> jax.Array:
     """exp(score / beta) over its mean, float32 (B,): what a completion's likelihood is worth.
 
-    The distribution q(y) ~ p(y) exp(r(y) / beta) is the best one for E[r] - beta KL(q || p); fitting
-    it by maximum likelihood to samples of p weighs each by this (Peters & Schaal 2007, eq. 8; Peng
-    et al. 2019, eq. 9). Dividing by the mean makes the weights blind to a constant in the scores,
-    and none larger than B, so that nothing need be clipped.
+    The distribution q(y) ~ p(y) exp(r(y) / beta) is the best one for E[r] - beta KL(q || p);
+    fitting it by maximum likelihood to samples of p weighs each by this (Peters & Schaal 2007, eq.
+    8; Peng et al. 2019, eq. 9). Dividing by the mean makes the weights blind to a constant in the
+    scores, and none larger than B, so that nothing need be clipped.
 
     Args:
       scores_B: float32 scores.
@@ -38,7 +38,7 @@ def reward_weighted_nll(logprobs_BC: jax.Array, weights_B: jax.Array, mask_BC: j
       mask_BC: 1 on tokens that count.
 
     Returns:
-      The sum, the number of tokens, and the metrics `loss` and `loss/nll_avg`, that without weights.
+      The sum, the number of tokens, and the metrics `loss` and, without weights, `loss/nll_avg`.
     """
     nll_BC = -logprobs_BC * mask_BC
     total, count = jnp.sum(weights_B[:, None] * nll_BC), jnp.sum(mask_BC)

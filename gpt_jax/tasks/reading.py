@@ -8,13 +8,12 @@ from fractions import Fraction
 
 LONGEST = 60  # characters of a number; Fraction would compute 10**999999999
 
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_MARKED = re.compile(r"####[ \t]*([^\n]*)")
-_SAID = re.compile(
-    r"\b(?:final\s+answer|answer|result)\b[ \t*_]*(?:is|was|are|=|:)[ \t*_:]*([^\n]*)",
+# What stands before an answer, which goes on to the end of the line; and TeX's own way.
+_MARK = re.compile(
+    r"####|\b(?:final\s+answer|answer|result)\b[ \t*_]*(?:(?:is|was|are)\b|=|:)[ \t*_:]*",
     re.IGNORECASE,
 )
-_MARKS = (_MARKED, _BOXED, _SAID)
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _DENIED = re.compile(r"\b(?:not|never|isn't|instead of|rather than|unlike|no longer)\b", re.I)
 _THIN = re.compile("(?<=\\d)[\u00a0\u202f\u2009](?=\\d{3}(?!\\d))")  # spaces between thousands
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u2079]+")  # exponents, which NFKC makes digits
@@ -36,12 +35,15 @@ _NUMBER = re.compile(
 def answer_in(text: str) -> str:
     """The part of a text that is meant as its answer: what stands behind a "####", in a \\boxed{}
     or behind "the answer is", whichever comes last; without any of them all of it."""
-    found = _marks(text)
-    return max(found, key=lambda match: match.start())[1] if found else text
+    found = _marked(text)
+    return text if found is None else found
 
 
-def _marks(text: str) -> list[re.Match]:
-    return [match for pattern in _MARKS for match in pattern.finditer(text)]
+def _marked(text: str) -> str | None:
+    boxes = [(match.start(), match[1]) for match in _BOXED.finditer(text)]
+    ends = [(match.start(), match.end()) for match in _MARK.finditer(text)]
+    lines = [(start, text[end:].split("\n", 1)[0]) for start, end in ends[-1:]]
+    return max(boxes + lines, default=(0, None))[1]
 
 
 def plain(text: str) -> str:
@@ -74,7 +76,7 @@ def number_in(text: str) -> Fraction | None:
     there leads to. Else it is the last number of the text, if nothing that is denied.
     """
     part = answer_in(text)
-    if _marks(text):
+    if _marked(text) is not None:
         if "=" in part:
             part = part.rpartition("=")[2]
         found = numbers_in(part)

@@ -1,10 +1,12 @@
 """Code that means harm: what of it is refused, killed or cut, and that no cheat passes a test."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -134,13 +136,10 @@ def test_it_ends_with_the_process_that_started_it():
     time.sleep(0.5)
     left = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = open(f"/proc/{name}/cmdline").read()
-        except OSError:
-            continue
-        if str(sandbox.CHILD) in line:
-            left.append(os.path.realpath(f"/proc/{name}/cwd"))
-    assert not any("(deleted)" in cwd for cwd in left)
+        with contextlib.suppress(OSError):
+            if str(sandbox.CHILD) in Path(f"/proc/{name}/cmdline").read_text():
+                left.append(int(Path(f"/proc/{name}/stat").read_text().split()[3]))
+    assert 1 not in left  # which would be the parent of one that had been left behind
 
 
 ADD = "def add(a, b): return a + b"
