@@ -68,6 +68,19 @@ def prints(record, text, stopped):
     return True
 
 
+# For the tests of others, too: this file is quickly imported in another process.
+def length(record, text, stopped):
+    return len(text)
+
+
+def only_first(record, text, stopped):
+    return 1.0 if record["prompt"][0]["content"] == "yes" else record["none"]
+
+
+def never(record, text, stopped):
+    raise ValueError("never")
+
+
 RULES = {
     good: 5.0,
     raises: "raised KeyError: 'nothing'",
