@@ -2,6 +2,7 @@
 
     python -m experiments.ppo --init-from runs/sft/default --reward-from runs/reward/default
     python -m experiments.ppo --preset tiny --ppo.kl-coef 0.1
+    python -m experiments.ppo --reward "model:runs/reward/default + 0.5*rule:brevity"
 
 Hardware and time (tiny): about 1 minute on 2 CPU cores.
 Expected (tiny, microworld): `objective/scores` from about -0.6 to 3.4, at a KL of 2 nats.
@@ -25,7 +26,7 @@ from gpt_jax.plan.workload import StepPlan, Workload
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, init_state, ppo
 from gpt_jax.rl.iteration import EndIds, ends_of, make_iteration
 from gpt_jax.rl.rewards import Reward, Rule
-from gpt_jax.rl.scoring import Scoring, model_scoring, own_scoring, trained_scoring
+from gpt_jax.rl.scoring import Scoring, model_scoring, own_scoring
 from gpt_jax.rl.stage import OnlineConfig, OnlineRecipe, online_stage
 from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles
@@ -68,8 +69,8 @@ def functions(
 def prepare(config: Config, start: ModelFiles, scoring: Scoring, mesh: Mesh) -> Stage:
     """The stage.
 
-    The value model starts as the reward model, or, where there is none or `value_init` says so, as
-    the policy with a head of zeros.
+    The value model starts as the (first) reward model, or, where there is none or `value_init` says
+    so, as the policy with a head of zeros.
     """
     recipe = config.ppo
     value = scoring.scorer if recipe.value_init == "reward" else None
@@ -91,7 +92,7 @@ def main(
     reward: Reward | Callable[[Rollout], Sequence[float]] | None = None,
     rule: Rule | None = None,
 ) -> None:
-    """Runs PPO against the reward model in `reward_from`, or against something else.
+    """Runs PPO against the reward of its configuration, or against something else.
 
     Args:
       config: of the experiment.
@@ -108,11 +109,8 @@ def main(
                 "give the folder of a policy that came from it"
             )
         records = config.data.read("prompts", "train")
-        if reward or rule:
-            scoring = own_scoring(reward, rule, start, records)
-        else:
-            folder = config.reward_from
-            scoring = trained_scoring(folder, start, records, config.reward.retokenize)
+        given = own_scoring(reward, rule, start, records) if reward or rule else None
+        scoring = given or config.scoring(start)
         return prepare(config, start, scoring, mesh)
 
     run_stage("ppo", config, stage)

@@ -14,7 +14,7 @@ mean score of the demonstrations is 0, which fixes the one degree of freedom tha
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +31,17 @@ from gpt_jax.data.packing import (
     pad_comparisons,
     without_empty,
 )
+from gpt_jax.data.ranking import check_degrees
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
-from gpt_jax.losses.ranking import pairs_of, ranking_loss
+from gpt_jax.losses.ranking import RankingOptions, pairs_of, ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
-from gpt_jax.models.heads import init_scorer
+from gpt_jax.models.heads import HeadOptions, init_scorer
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
-from gpt_jax.ranges import Positive, PositiveFloat, check_ranges
+from gpt_jax.ranges import NonNegativeFloat, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import opening
 from gpt_jax.train import command
@@ -54,6 +55,7 @@ from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.origin import Started, start_of, start_params
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.step import LossFn
 
 COST = Cost(ranks=True)
 
@@ -66,11 +68,32 @@ class Reward(GradientRecipe):
     likelihood: PositiveFloat | None = None
     """The weight, at first, of an answer's log-likelihood in its score (see
     `heads.score_completions`), which is learned as all else. None: the last token alone is read."""
+    readout: bool = False
+    """Read the score at a padding token put behind the answer, which stands for its end and nothing
+    else, not at the answer's last token."""
+    margin: NonNegativeFloat = 0.0
+    """The scores of a pair shall differ by so much for each rank between the two or, where the data
+    has `margin`, for each unit of it (Touvron et al. 2023)."""
+    centring: NonNegativeFloat = 0.0
+    """The weight of the squared sum of a pair's scores (Eisenstein et al. 2023; they took 0.01)."""
+    smoothing: Annotated[float, Range(0.0, 0.5, open_high=True)] = 0.0
+    """The share of labels that are taken to be wrong."""
     calibration_rows: Positive = 256
     """Demonstrations whose mean score is set to 0, drawn by what they say."""
 
     def __post_init__(self):
         check_ranges(self)
+
+    @property
+    def options(self) -> HeadOptions:
+        """What the head has."""
+        return HeadOptions(self.likelihood is not None, self.readout)
+
+    @property
+    def loss(self) -> LossFn:
+        """The ranking loss with these options."""
+        options = RankingOptions(self.margin, self.centring, self.smoothing)
+        return functools.partial(ranking_loss, options=options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,10 +126,13 @@ class Expected(NamedTuple):
     longest: int
 
 
-def first(model: ModelConfig, likelihood: float | None = None) -> Callable[..., dict]:
+def first(
+    model: ModelConfig, likelihood: float | None = None, readout: int | None = None
+) -> Callable[..., dict]:
     """`(seed, backbone) -> scorer`: the finetuned model with a fresh head."""
+    more = {"likelihood": likelihood, "readout": readout}
     return lambda seed, backbone: init_scorer(
-        model, backbone, keys.derive(seed, 0, "reward/head"), likelihood=likelihood
+        model, backbone, keys.derive(seed, 0, "reward/head"), **more
     )
 
 
@@ -137,7 +163,7 @@ def prepare(
     there = not expected or all(p.is_file() for f in config.labels_from for p in label_files(f))
     if there:
         train, test = (comparisons_of(config, split) for split in ("train", "test"))
-    context = model.context_length
+    context = model.context_length - recipe.readout
     fitting = expected.longest if expected else comparison_length(train, tokenizer, context)
     longest = min(recipe.longest or fitting, context)
 
@@ -146,6 +172,8 @@ def prepare(
         return without_empty(padded, name, longest)
 
     if there:
+        if recipe.margin:
+            check_degrees([*train, *test])
         rows, numbers = tensorize(train, "comparisons")
         held_out, _ = tensorize(test, "held-out comparisons")
     else:
@@ -166,6 +194,7 @@ def prepare(
     mean_of_demonstrations = HeldOut(
         model, ranking_loss, demonstrations, recipe.train.batch_size, mesh
     )
+    readout = tokenizer.pad_id if recipe.readout else None
     stage = gradient_stage(
         recipe,
         rows,
@@ -174,10 +203,10 @@ def prepare(
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=first(model, recipe.likelihood),
+        first=first(model, recipe.likelihood, readout),
         load=lambda mesh: Parameters((start_params(config, mesh),)),
         shapes=Parameters((param_shapes(model),)),
-        loss=ranking_loss,
+        loss=recipe.loss,
         finish=functools.partial(calibrate, mean_of_demonstrations),
         headline=("loss", "accuracy"),
         kinds=("demonstrations",) if config.labels_from else ("comparisons", "demonstrations"),

@@ -197,7 +197,6 @@ def look_ahead(
     """
     start = base_files(config)
     model = start.model
-    reads_likelihood = config.reward.likelihood is not None
     stages, prompts_of = {}, functools.cache(lambda name: label.prompts_of(configs[name], start))
 
     def expected(name: str) -> reward.Expected | None:
@@ -221,7 +220,10 @@ def look_ahead(
         "sft": lambda c, name: sft.prepare(c, start, mesh),
         "reward": lambda c, name: reward.prepare(c, start, mesh, expected(name)),
         "ppo": lambda c, name: ppo.prepare(
-            c, start, model_scoring(model, longest(c.reward_from), reads_likelihood), mesh
+            c,
+            start,
+            model_scoring(model, longest(c.reward_from), config.reward.options, c.reward_from),
+            mesh,
         ),
     }
     for name in unfinished:

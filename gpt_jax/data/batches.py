@@ -48,11 +48,14 @@ class Comparisons(NamedTuple):
       weights_BKT: float32, 1 on the tokens of the completion (its stop token included), 0 on the
         prompt and on padding.
       ranks_BK: int32, 0 is best; equal ranks are ties; -1 marks an empty slot.
+      degrees_BK: float32, how good each is, where the records say by how much one is better; None:
+        where none of them does.
     """
 
     tokens_BKT: Tokens
     weights_BKT: ArrayLike
     ranks_BK: ArrayLike
+    degrees_BK: ArrayLike | None = None
 
 
 class Prompts(NamedTuple):

@@ -88,7 +88,7 @@ def packing(rows: Sequence[dict], tokenizer: Tokenizer, length: int) -> Packing:
     elif "messages" in rows[0]:
         tokens, weights = pack_demonstrations(rows, tokenizer, length, left_out)
     elif "completions" in rows[0]:
-        tokens, weights, _ = pad_comparisons(rows, tokenizer, length, left_out)
+        tokens, weights, *_ = pad_comparisons(rows, tokenizer, length, left_out)
     else:
         tokens, _ = pad_prompt_records(rows, tokenizer, length, left_out)
         weights = np.zeros(1)  # a prompt is context

@@ -162,7 +162,8 @@ def pad_comparisons(
 ) -> Comparisons:
     """`{"prompt", "completions"[K], "ranks"[K], "stopped"[K]}` -> one (N, K, T) bundle.
 
-    K is the largest number of completions of any record; empty slots have rank -1. T is the length
+    K is the largest number of completions of any record; empty slots have rank -1. Where every
+    record has `degrees`, too, so has the bundle. T is the length
     of the longest example, at most `longest`. All completions of a record follow the same prompt:
     as much of it as leaves room for the longest of them. A record that does not fit becomes an
     empty row, so that rows keep their numbers; `without_empty` takes these away.
@@ -182,13 +183,17 @@ def pad_comparisons(
     tokens_BKT = empty_tokens(shape, tokenizer.pad_id)
     weights_BKT = np.zeros(shape, np.float32)
     ranks_BK = np.full(shape[:2], -1, np.int32)
+    graded = all("degrees" in row for row in rows)
+    degrees_BK = np.zeros(shape[:2], np.float32) if graded else None
     for n, examples in enumerate(fitted):
         for k, (prompt, completion) in enumerate(examples):
             end = len(prompt) + len(completion)
             put(tokens_BKT, np.s_[n, k, :end], prompt + completion)
             weights_BKT[n, k, len(prompt) : end] = 1
             ranks_BK[n, k] = rows[n]["ranks"][k]
-    return Comparisons(tokens_BKT, weights_BKT, ranks_BK)
+            if graded:
+                degrees_BK[n, k] = rows[n]["degrees"][k]
+    return Comparisons(tokens_BKT, weights_BKT, ranks_BK, degrees_BK)
 
 
 def empty_comparisons(shape: tuple[int, int, int], pad_id: int) -> Comparisons:

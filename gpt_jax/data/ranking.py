@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpt_jax.errors import UserError
+
 NOTICEABLE = 0.05  # of the microworld's gold scores: less is two words more or fewer
 
 
@@ -70,6 +72,24 @@ def temperature_of(
 def unequal_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     """(better, worse) numbers of all pairs of answers that are no tie."""
     return [(i, j) for i, j in itertools.permutations(range(len(ranks)), 2) if ranks[i] < ranks[j]]
+
+
+def check_degrees(rows: Sequence[dict]) -> None:
+    """Sees that comparisons say by how much one answer is better either all or not at all.
+
+    Raises:
+      UserError: if only some of them do, or the better answer is said to be worse.
+    """
+    graded = [row["degrees"] for row in rows if "degrees" in row]
+    if 0 < len(graded) < len(rows):
+        raise UserError(
+            f"{len(rows) - len(graded):,} of {len(rows):,} comparisons have no `margin`, but the "
+            "others have; give it to all or to none, or leave --reward.margin out"
+        )
+    if any(better < worse for better, worse in graded):
+        raise UserError(
+            "a comparison has a `margin` below 0; swap its replies, or leave --reward.margin out"
+        )
 
 
 def _levels(scores: Sequence[float], noticeable: float) -> list[float]:

@@ -3,7 +3,8 @@
     document       {"text": str}
     demonstration  {"messages": [{"role", "content"}, ...]}, ending with the assistant
     comparison     {"prompt": messages ending with the user, "completions": [K strings],
-                    "ranks": [K ints, 0 best, equal = tie], "stopped": [K bools]}
+                    "ranks": [K ints, 0 best, equal = tie], "stopped": [K bools]}, and, where the
+                    row says by how much one is better, "degrees": [K floats]
     prompt         {"prompt": messages ending with the user, "record": the row itself}, so that a
                     rule or a verifier sees the answer beside the question
 
@@ -17,7 +18,7 @@ A row's layout is known by its keys:
     system                              beside `conversations` or `instruction`, a system turn
     prompt, completion                  one question, one reply
     prompt                              a string, chat turns, or an hh-rlhf transcript
-    ... with chosen, rejected           two replies, the better one first
+    ... with chosen, rejected           two replies, the better one first; `margin`, by how much
     ... with completions, ranks         K replies; `stopped` (by default all true) says which ended
                                         with the stop token
     chosen, rejected                    two conversations; what they share is the prompt
@@ -29,6 +30,8 @@ hh-rlhf transcript (see `transcripts`). No turn's content is ever read as a tran
 Rows of well-known data sets that have other columns are first brought into one of these layouts
 (see `adapters`).
 """
+
+import math
 
 from gpt_jax.data import adapters, transcripts
 from gpt_jax.data.messages import (
@@ -93,9 +96,11 @@ def to_comparison(row) -> dict:
         given, ranks = list_at(row, "completions"), list_at(row, "ranks")
         stopped = list_at(row, "stopped") if "stopped" in row else [True] * len(given)
         replies = {f"completion {number}": reply for number, reply in enumerate(given, 1)}
+        degrees = {}
     elif "chosen" in row and "rejected" in row:
         replies, ranks = {key: row[key] for key in ("chosen", "rejected")}, [0, 1]
         stopped = [row.get("chosen_stopped", True), row.get("rejected_stopped", True)]
+        degrees = _degrees(row)
     else:
         raise UserError(
             f"a comparison needs `chosen` and `rejected`, or `completions` and "
@@ -122,6 +127,7 @@ def to_comparison(row) -> dict:
         "completions": completions,
         "ranks": [levels.index(rank) for rank in ranks],
         "stopped": stopped,
+        **degrees,
     }
 
 
@@ -196,6 +202,16 @@ def _instruction(row: dict) -> str:
         raise NotADemonstration("`instruction` is empty", "rows that ask nothing")
     text = text_at(row, "instruction")
     return f"{text}\n\n{given}" if given.strip() else text
+
+
+def _degrees(row: dict) -> dict:
+    """How much better the chosen reply is, where the row says so in `margin`."""
+    margin = row.get("margin")
+    if margin is None:
+        return {}
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise UserError(f"`margin` must be a number, not {margin!r}")
+    return {"degrees": [float(margin), 0.0]}
 
 
 def _first_instance(row: dict) -> dict:

@@ -1,10 +1,12 @@
 """What is read off the hidden states: token log-probabilities, next-token logits, scores.
 
 A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`. A reward
-model that reads likelihoods, too, has a third parameter in its head, `likelihood`.
+model that reads likelihoods, too, or at a token of its own, has `likelihood` or `readout` in its
+head.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,24 @@ from gpt_jax.models.contract import (
 from gpt_jax.parallel.rules import Axes
 
 # Every device keeps a head whole, and no head is kept in bfloat16, so that scores are float32.
-HEAD_AXES: Axes = {"head/kernel_D": (None,), "head/bias": (), "head/likelihood": ()}
+HEAD_AXES: Axes = {
+    "head/kernel_D": (None,),
+    "head/bias": (),
+    "head/likelihood": (),
+    "head/readout": (),
+}
+
+
+class HeadOptions(NamedTuple):
+    """What a scorer's head has beside a linear map; see `score_completions`.
+
+    Attributes:
+      likelihood: whether it reads likelihoods, too.
+      readout: whether it reads at a token behind the completion.
+    """
+
+    likelihood: bool = False
+    readout: bool = False
 
 
 def axes_of(*models: Model) -> Axes:
@@ -126,6 +145,7 @@ def init_scorer(
     key: jax.Array,
     zero: bool = False,
     likelihood: float | None = None,
+    readout: int | None = None,
 ) -> Params:
     """A scorer that starts from a language model's parameters and a fresh head.
 
@@ -134,27 +154,33 @@ def init_scorer(
       key: of the head.
       zero: whether the head starts with zeros.
       likelihood: with which weight `score_completions` adds the log-likelihood; None: not at all.
+      readout: the id of the token that it reads at, behind the completion; None: the last token.
     """
     head = init_scalar_head(key, config, zero)
     if likelihood is not None:
         head["likelihood"] = jnp.float32(likelihood)
+    if readout is not None:
+        head["readout"] = jnp.float32(readout)  # exact up to 2**24; no gradient ever moves it
     return {"backbone": backbone_params, "head": head}
 
 
-def scorer_shapes(config: Model, likelihood: bool = False) -> Params:
+def scorer_shapes(config: Model, options: HeadOptions = HeadOptions()) -> Params:
     """A scorer's parameters as ShapeDtypeStructs; nothing is allocated.
 
     Args:
       config: of its backbone.
-      likelihood: whether it reads likelihoods, too.
+      options: of its head.
     """
-    key, weight = jax.random.key(0), 0.0 if likelihood else None
-    return jax.eval_shape(lambda: init_scorer(config, init(config, key), key, likelihood=weight))
+    key = jax.random.key(0)
+    more = {"likelihood": 0.0 if options.likelihood else None}
+    more |= {"readout": 0 if options.readout else None}
+    return jax.eval_shape(lambda: init_scorer(config, init(config, key), key, **more))
 
 
-def reads_likelihood(names: Iterable[str]) -> bool:
-    """Whether the parameters of these names are a scorer's that `score_completions` reads so."""
-    return "head/likelihood" in names
+def head_options(names: Iterable[str]) -> HeadOptions:
+    """What the head of a scorer has whose parameters have these names."""
+    names = set(names)
+    return HeadOptions(*(f"head/{option}" in names for option in HeadOptions._fields))
 
 
 def score_tokens(
@@ -188,11 +214,18 @@ def score_completions(
     one that knew before it was trained how likely an answer is: a number read off the last token
     has to learn from rankings how to check it.
 
+    If the head has a `readout`, that number is the id of a token which is put behind every
+    completion, and the head reads there: at a token that stands for the end of an answer and for
+    nothing else, as a classifier's does (Radford et al. 2018, 3.3).
+
     Args:
       config, scorer: the reward model.
       tokens_BT: prompts and completions, one segment in each row.
       weights_BT: float32, 1 on the tokens of the completion, its stop token included, else 0.
     """
+    if "readout" in scorer["head"]:
+        tokens_BT = with_token_behind(tokens_BT, scorer["head"]["readout"].astype(jnp.int32))
+        weights_BT = jnp.pad(weights_BT, ((0, 0), (0, 1)))
     hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT)
     scores_B = _at_last(scalar_head(scorer["head"], hidden_BTD), tokens_BT)
     if "likelihood" not in scorer["head"]:
@@ -204,8 +237,30 @@ def score_completions(
     return scores_B + scorer["head"]["likelihood"] * likelihoods_B
 
 
+def with_token_behind(tokens_BT: Tokens, token_id: jax.Array) -> Tokens:
+    """Rows one column wider, with a token behind the last real one of each; a row without any stays
+    empty."""
+    ids, positions, segment_ids = (jnp.pad(x, ((0, 0), (0, 1))) for x in tokens_BT)
+    last_B = _last(tokens_BT)
+    # Not a scatter: rows may lie on several devices.
+    here_BT = jnp.arange(ids.shape[1]) == last_B[:, None] + 1
+    here_BT &= (segment_ids != 0).any(axis=1, keepdims=True)
+    segment_B, position_B = (
+        jnp.take_along_axis(x, last_B[:, None], axis=1) for x in (segment_ids, positions)
+    )
+    return Tokens(
+        jnp.where(here_BT, token_id, ids),
+        jnp.where(here_BT, position_B + 1, positions),
+        jnp.where(here_BT, segment_B, segment_ids),
+    )
+
+
+def _last(tokens_BT: Tokens) -> jax.Array:
+    """last_B: the index of the last real token of every row."""
+    index_T = jnp.arange(tokens_BT.segment_ids.shape[1])
+    return jnp.where(tokens_BT.segment_ids != 0, index_T, 0).max(axis=1)
+
+
 def _at_last(values_BT: jax.Array, tokens_BT: Tokens) -> jax.Array:
     """values_B at the last real token of every row."""
-    index_T = jnp.arange(values_BT.shape[1])
-    last_B = jnp.where(tokens_BT.segment_ids != 0, index_T, 0).max(axis=1)
-    return jnp.take_along_axis(values_BT, last_B[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(values_BT, _last(tokens_BT)[:, None], axis=1)[:, 0]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from gpt_jax.errors import UserError
@@ -93,6 +94,11 @@ def say(text: str) -> None:
 
 def agree(value: int) -> int:
     """Process 0's value, on every process."""
+    return int(_broadcast(value))
+
+
+def _broadcast(value: Any) -> Any:
+    """Process 0's arrays, on every process."""
     if jax.process_count() == 1:
         return value
     import orbax.checkpoint as ocp  # here: it takes long, and most runs have one process
@@ -100,7 +106,7 @@ def agree(value: int) -> int:
     # A collective is not patient (on CPUs it waits 30 s for the others), this barrier is.
     meet = ocp.multihost.get_barrier_sync_fn()
     meet(key=f"gpt_jax/agree/{next(_calls)}", timeout_ms=PATIENCE_MS)
-    return int(multihost_utils.broadcast_one_to_all(value))
+    return multihost_utils.broadcast_one_to_all(value)
 
 
 def on_main(action: Callable[[], Any]) -> None:
@@ -117,6 +123,22 @@ def on_main(action: Callable[[], Any]) -> None:
             failure = error
     if agree(failure is not None):
         raise failure or UserError("process 0 could not go on; its message says why")
+
+
+def from_main(compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """What process 0 computes, on every process: what may differ from one to the next (a time limit
+    that is met here and not there) is then decided once.
+
+    Args:
+      compute: gives a float32 array of the shape.
+      shape: of it.
+
+    Raises:
+      UserError: on every process, if `compute` raised one.
+    """
+    found = [np.zeros(shape, np.float32)]
+    on_main(lambda: found.append(compute()))
+    return np.asarray(_broadcast(found[-1]))
 
 
 def fetch(tree: Any) -> Any:

@@ -89,6 +89,11 @@ PPO = (
     Chart("Value loss", "squared error of the value", (Line("loss/value_avg", "value", BLUE),)),
     Chart("KL coefficient", "beta", (Line("objective/kl_coef", "beta", BLUE),)),
 )
+REWARD_WEIGHTED = (
+    Chart("Reward", "score per answer", (Line("objective/scores", "reward", BLUE),)),
+    *PPO[1:3],
+    Chart("Loss", "loss (nats per token)", (Line("loss", "weighed by the scores", BLUE),)),
+)
 
 
 def language_model_verdict(rows: Rows) -> str:
@@ -108,7 +113,11 @@ def ppo_verdict(rows: Rows) -> str:
     """The score that the policy came to, and how far it went for it."""
     score = f"Mean score {_last(rows, 'objective/scores'):.2f} {_after(rows)}"
     kl = _last(rows, "objective/kl")
-    return f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
+    sentence = f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
+    dropped = int(_values(rows, "val/dropped_rows").sum())
+    if dropped:
+        sentence += f" {dropped:,} answers had no score and were left out."
+    return sentence
 
 
 def label_verdict(rows: Rows) -> str:
@@ -138,7 +147,9 @@ STAGES = {
     "label": StageView("Labels", (), label_verdict),
     "reward": StageView("Reward model", REWARD_MODEL, reward_model_verdict),
     "ppo": StageView("PPO", PPO, ppo_verdict),
+    "reward_weighted": StageView("Reward-weighted finetuning", REWARD_WEIGHTED, ppo_verdict),
 }
+RECIPE = ("pretrain", "sft", "label", "reward", "ppo")  # the stages of a whole run
 
 
 def kind_of(name: str) -> str:
@@ -155,7 +166,7 @@ def view_of_stage(name: str) -> StageView:
 
 def stages_of(config: Mapping) -> list[str]:
     """The stages that a whole run has by its config.json, in their order."""
-    names = [name for name in STAGES if name in config] or list(STAGES)
+    names = [name for name in RECIPE if name in config] or list(RECIPE)
     if config.get("data", {}).get("comparisons"):
         names = [name for name in names if name != "label"]  # they are ready-made
     later = range(2, config.get("rounds", 1) + 1)

@@ -22,12 +22,12 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.losses.lm import Metrics
 from gpt_jax.models.contract import Model
-from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import to_device
 from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
-from gpt_jax.rl.rewards import DeviceReward, HostReward, Reward
+from gpt_jax.rl.rewards import Reward
 from gpt_jax.rl.rollout import drop_rows
 from gpt_jax.rl.update import Passes, update
+from gpt_jax.rl.weighted import Weighted, host_scores, on_device, traced_scores
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.finite import Learner
 from gpt_jax.train.state import TrainState
@@ -191,7 +191,7 @@ def learn(
 def iterate(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
-    score: Callable[[Any, Rollout], jax.Array],
+    score: Callable[[Any, Rollout], tuple[jax.Array, Metrics]],
     state: TrainState,
     inputs: Inputs,
     frozen: dict,
@@ -201,8 +201,9 @@ def iterate(
     rollout = collect(
         algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
     )
-    scored = (rollout, score(frozen["reward"], rollout), inputs.ptx)
-    return learn(algorithm, optimizer, state, scored, frozen)
+    scores_B, terms = score(frozen["reward"], rollout)
+    state, metrics = learn(algorithm, optimizer, state, (rollout, scores_B, inputs.ptx), frozen)
+    return state, metrics | terms
 
 
 def policy_shape(algorithm: Algorithm) -> Model:
@@ -213,7 +214,7 @@ def policy_shape(algorithm: Algorithm) -> Model:
 def make_iteration(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
-    reward: Reward,
+    reward: Reward | Weighted,
     offloaded: bool = False,
 ) -> Step:
     """Returns `iteration(state, inputs, frozen) -> (state, metrics)`; the state is donated.
@@ -226,17 +227,19 @@ def make_iteration(
     fetched = to_device if offloaded else lambda frozen: frozen
 
     def whole(state: TrainState, inputs: Inputs, frozen: dict):
-        return iterate(algorithm, optimizer, reward.scores, state, inputs, fetched(frozen))
+        score = functools.partial(traced_scores, reward)
+        return iterate(algorithm, optimizer, score, state, inputs, fetched(frozen))
 
     def learn_from(state: TrainState, scored: tuple, frozen: dict):
         return learn(algorithm, optimizer, state, scored, fetched(frozen))
 
-    if isinstance(reward, DeviceReward):
+    if on_device(reward):
         return jax.jit(whole, donate_argnums=0)
     sample = jax.jit(
         functools.partial(collect, algorithm.config, policy_shape(algorithm), algorithm.ends)
     )
-    return SplitIteration(sample, reward, jax.jit(learn_from, donate_argnums=0))
+    score = host_scores(reward, fetched)
+    return SplitIteration(sample, score, jax.jit(learn_from, donate_argnums=0))
 
 
 class SplitIteration(NamedTuple):
@@ -244,21 +247,21 @@ class SplitIteration(NamedTuple):
 
     Attributes:
       sample: jitted, `(policy, prompts, seed, step) -> rollout`.
-      reward: scores a rollout of NumPy arrays.
+      score: `(frozen, rollout) -> (scores_B, metrics)`, partly in Python.
       learn: jitted, `(state, (rollout, scores, ptx), frozen) -> (state, metrics)`.
     """
 
     sample: Callable[..., Rollout]
-    reward: HostReward
+    score: Callable[[dict, Rollout], tuple[Any, Metrics]]
     learn: Step
 
     def __call__(
         self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
         rollout = self.sample(state.params["policy"], inputs.prompts, state.seed, state.step)
-        # On many hosts every process scores all rows: a host reward has no idea of a mesh.
-        scores_B = self.reward(distributed.fetch(rollout))
-        return self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
+        scores_B, terms = self.score(frozen, rollout)
+        state, metrics = self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
+        return state, metrics | terms
 
     def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
         """What a call gives, as shapes; the reward is not asked."""

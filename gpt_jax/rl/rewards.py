@@ -7,8 +7,8 @@ that samples and the program that learns; it sees the record a prompt was made f
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import score_completions
+from gpt_jax.rl.workers import SECONDS, Failure, Row, Rule, ask_here, checked
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.checkpoint import ModelFiles
@@ -57,17 +58,19 @@ class DeviceReward(NamedTuple):
         return scores_B.astype(jnp.float32)
 
 
-class HostReward(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostReward:
     """A reward in Python.
 
     Attributes:
       score: `rollout -> scores`, a number for every row of a Rollout of NumPy arrays. A score that
-        is None or not finite leaves its row out of the iteration.
+        is None, a `Failure` or not finite leaves its row out of the iteration.
       name: what to call it when it goes wrong.
     """
 
-    score: Callable[[Rollout], Sequence[float | None]]
+    score: Callable[[Rollout], Sequence[float | Failure | None]]
     name: str = "function"
+    _said: set[str] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __call__(self, rollout: Rollout) -> np.ndarray:
         """Scores, float32 (B,), NaN where the row is to be left out.
@@ -94,27 +97,47 @@ class HostReward(NamedTuple):
                 f"the reward {self.name} gave {len(given)} scores for {rows} completions; it must "
                 "give one number for each"
             )
-        scores_B = np.array([_number(score) for score in given], np.float32)
-        for row in np.flatnonzero(~np.isfinite(scores_B)).tolist():
-            print(
-                f"the reward {self.name} gave {given[row]!r} for the prompt of row "
-                f"{int(rollout.rows_B[row])}: this completion is left out",
-                file=sys.stderr,
-            )
-        return np.where(np.isfinite(scores_B), scores_B, np.nan)
+        return settled(self.name, given, rollout.rows_B, self._said)
+
+
+def settled(name: str, given: Sequence[Any], rows_B: np.ndarray, said: set[str]) -> np.ndarray:
+    """What a reward gave as float32 scores, NaN for a row that it left without one; the first of
+    these is said, all are counted (`val/dropped_rows`).
+
+    Args:
+      name: of the reward.
+      given: numbers, or whatever is none.
+      rows_B: the records that the prompts were made from.
+      said: the names of the rewards of which a row has been named in this run.
+    """
+    scores = [_or_failure(score) for score in given]
+    failed = {row: score.why for row, score in enumerate(scores) if isinstance(score, Failure)}
+    if failed and name not in said:
+        said.add(name)
+        first = min(failed)
+        print(
+            f"the reward {name} {failed[first]} for the prompt of row {int(rows_B[first])}: this "
+            "completion is left out, as all such are (val/dropped_rows counts them)",
+            file=sys.stderr,
+        )
+    return np.array([np.nan if row in failed else scores[row] for row in range(len(scores))], "f4")
+
+
+def refuse_none(name: str, given: Sequence[Any]) -> None:
+    """Raises a UserError if a rule gave no row of an iteration a score."""
+    failed = [score for score in map(_or_failure, given) if isinstance(score, Failure)]
+    if len(failed) == len(given):
+        raise UserError(
+            f"the reward {name} gave none of the {len(given)} completions of an iteration a score "
+            f"(of the first it {failed[0].why}); mend it and run the same command again"
+        )
+
+
+def _or_failure(score: Any) -> float | Failure:
+    return score if isinstance(score, Failure) else checked(score)
 
 
 Reward = DeviceReward | HostReward
-
-
-def _number(score: Any) -> float:
-    try:
-        return math.nan if score is None else float(score)
-    except (TypeError, ValueError, OverflowError):  # the last of an integer of many digits
-        return math.nan
-
-
-Rule = Callable[[dict, str, bool], float | None]  # (record, completion, stopped) -> score
 
 
 def model_score(model: Model) -> Callable[[dict, Rollout], jax.Array]:
@@ -129,22 +152,26 @@ def model_reward(model: Model, scorer: dict) -> DeviceReward:
     return DeviceReward(model_score(model), scorer)
 
 
-def record_reward(rule: Rule, records: Sequence[dict], tokenizer: Tokenizer) -> HostReward:
-    """A rule, a verifier or a task's score as a reward.
+def record_reward(
+    rule: Rule, records: Sequence[dict], tokenizer: Tokenizer, seconds: float = SECONDS
+) -> HostReward:
+    """A Python function of (record, text, stopped) as a reward, asked in this process.
 
     Args:
-      rule: sees the record that the prompt was made from, whole, and the completion's text.
+      rule: sees the record that the prompt was made from, whole, and the completion's text. What it
+        raises, or a row that takes too long, leaves that row out.
       records: of all prompts, by their row numbers.
       tokenizer: of the policy.
+      seconds: the most that a row may take.
     """
+    name = getattr(rule, "__name__", repr(rule))
 
-    def score(rollout: Rollout) -> list[float | None]:
-        return [
-            rule(record, text, stopped)
-            for record, text, stopped in rows_of(rollout, records, tokenizer)
-        ]
+    def score(rollout: Rollout) -> list[float | Failure]:
+        given = ask_here(rule, rows_of(rollout, records, tokenizer), seconds)
+        refuse_none(name, given)
+        return given
 
-    return HostReward(score, getattr(rule, "__name__", repr(rule)))
+    return HostReward(score, name)
 
 
 def retokenized_reward(
@@ -174,9 +201,7 @@ def retokenized_reward(
     return HostReward(score, "of another tokenizer")
 
 
-def rows_of(
-    rollout: Rollout, records: Sequence[dict], tokenizer: Tokenizer
-) -> list[tuple[dict, str, bool]]:
+def rows_of(rollout: Rollout, records: Sequence[dict], tokenizer: Tokenizer) -> list[Row]:
     """(record, completion, stopped) of every row of a rollout of NumPy arrays."""
     texts = completion_texts(rollout, tokenizer)
     return [

@@ -1,19 +1,20 @@
-"""Which reward scores the completions of a run: a trained model's, or anything else."""
+"""Which reward scores the completions of a run: trained models, rules, or anything else."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
+from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import reads_likelihood, scorer_shapes
+from gpt_jax.models.heads import HeadOptions, head_options, scorer_shapes
+from gpt_jax.rl.reward_spec import Term, look_at, rule_of
 from gpt_jax.rl.rewards import (
     DeviceReward,
     HostReward,
@@ -23,8 +24,30 @@ from gpt_jax.rl.rewards import (
     record_reward,
     retokenized_reward,
 )
+from gpt_jax.rl.weighted import HostParts, Weighted
+from gpt_jax.rl.workers import SECONDS, RuleProcess
 from gpt_jax.train.checkpoint import ModelFiles, param_shapes_in
 from gpt_jax.train.origin import is_foreign, load_model_files, load_params
+
+
+class Scorer(NamedTuple):
+    """A reward model whose parameters are still to be loaded.
+
+    Attributes:
+      model: its shape.
+      options: what its head has beside a linear map.
+      longest: the most tokens of a prompt with a completion that it was trained on, if known.
+      folder: where its parameters lie; None where nobody will load them.
+    """
+
+    model: Model
+    options: HeadOptions = HeadOptions()
+    longest: int | None = None
+    folder: str | None = None
+
+    def shapes(self) -> Any:
+        """Of its parameters, as ShapeDtypeStructs."""
+        return scorer_shapes(self.model, self.options)
 
 
 class Scoring(NamedTuple):
@@ -32,33 +55,63 @@ class Scoring(NamedTuple):
 
     Attributes:
       reward: what scores them.
-      scorer: the shape of the reward model in `reward_from`, whose parameters the reward is given
-        when the stage starts; None if the reward is anything else.
-      longest: the most tokens of a prompt with a completion that it was trained on, if known.
-      likelihood: whether the reward model reads likelihoods (`heads.score_completions`).
+      scorers: the reward models whose parameters the reward is given when the stage starts; a value
+        model may start as the first.
     """
 
-    reward: Reward
-    scorer: Model | None = None
-    longest: int | None = None
-    likelihood: bool = False
+    reward: Reward | Weighted
+    scorers: tuple[Scorer, ...] = ()
+
+    @property
+    def scorer(self) -> Model | None:
+        """The shape of the first reward model, if there is one."""
+        return self.scorers[0].model if self.scorers else None
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """The reward model, if there is one."""
-        return () if self.scorer is None else (self.scorer,)
+        """Of the reward models."""
+        return tuple(scorer.model for scorer in self.scorers)
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that every reward model was trained on, if known."""
+        return min((s.longest for s in self.scorers if s.longest is not None), default=None)
+
+    @property
+    def readout(self) -> int:
+        """How many tokens a reward model reads behind a completion."""
+        return max((int(scorer.options.readout) for scorer in self.scorers), default=0)
 
     def shapes(self) -> Any:
         """Of the reward's parameters, as ShapeDtypeStructs."""
-        if self.scorer is not None:
-            return scorer_shapes(self.scorer, self.likelihood)
+        return self._tree([scorer.shapes() for scorer in self.scorers])
+
+    def load(self, mesh: Mesh) -> Any:
+        """The reward's parameters, over the mesh."""
+        return self._tree([load_params(scorer.folder, mesh) for scorer in self.scorers])
+
+    def first(self, params: Any) -> Any:
+        """Of the reward's parameters those of the first model."""
+        return params["0"] if isinstance(self.reward, Weighted) else params
+
+    def _tree(self, each: list[Any]) -> Any:
+        if isinstance(self.reward, Weighted):
+            return {str(n): one for n, one in enumerate(each)}
+        if each:
+            return each[0]
         params = self.reward.params if isinstance(self.reward, DeviceReward) else ()
-        return jax.eval_shape(lambda: params)
+        return params
 
 
-def model_scoring(model: Model, longest: int | None = None, likelihood: bool = False) -> Scoring:
+def model_scoring(
+    model: Model,
+    longest: int | None = None,
+    options: HeadOptions = HeadOptions(),
+    folder: str | None = None,
+) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
-    return Scoring(DeviceReward(model_score(model)), model, longest, likelihood)
+    scorer = Scorer(model, options, longest, folder)
+    return Scoring(DeviceReward(model_score(model)), (scorer,))
 
 
 def trained_length(folder: str | Path) -> int | None:
@@ -73,30 +126,84 @@ def trained_length(folder: str | Path) -> int | None:
     return longest
 
 
-def trained_scoring(
-    folder: str, start: ModelFiles, records: Sequence[dict], retokenize: bool
-) -> Scoring:
+def trained_scorer(
+    folder: str, start: ModelFiles, retokenize: bool
+) -> tuple[Scorer, ModelFiles | None]:
     """The reward model in a folder.
 
     Args:
       folder: of the reward stage, or a model from elsewhere.
       start: the policy's shape and tokenizer.
-      records: of all prompts, by their row numbers.
       retokenize: whether a reward model with another tokenizer is given the text.
+
+    Returns:
+      The scorer; and, where it has another tokenizer, its shape with that.
 
     Raises:
       UserError: if it has another tokenizer, and that is not allowed for.
     """
-    likelihood = not is_foreign(folder) and reads_likelihood(param_shapes_in(folder))
-    judge = load_model_files(folder, functools.partial(scorer_shapes, likelihood=likelihood))
+    options = HeadOptions() if is_foreign(folder) else head_options(param_shapes_in(folder))
+    judge = load_model_files(folder, functools.partial(scorer_shapes, options=options))
+    scorer = Scorer(judge.model, options, trained_length(folder), folder)
     if judge.tokenizer == start.tokenizer:
-        return model_scoring(judge.model, trained_length(folder), likelihood)
+        return scorer, None
     if not retokenize:
         raise UserError(
             f"{folder} has another tokenizer than the policy; train the reward model from the "
-            "policy's run, or give --reward.retokenize to let it read text"
+            "policy's run, or give --retokenize to let it read text"
         )
-    return Scoring(retokenized_reward(judge, load_params(folder), records, start.tokenizer))
+    return scorer, judge
+
+
+def spec_scoring(
+    terms: Sequence[Term],
+    start: ModelFiles,
+    records: Sequence[dict],
+    *,
+    retokenize: bool = False,
+    seconds: float = SECONDS,
+    allow: Collection[str] = (),
+) -> Scoring:
+    """What the terms of a `--reward` say, once all that they need has been looked at.
+
+    Args:
+      terms: see `reward_spec`.
+      start: the policy's shape and tokenizer.
+      records: of all prompts, by their row numbers.
+      retokenize: whether a reward model with another tokenizer is given the text.
+      seconds: the most that a rule may take for a row.
+      allow: the sandbox's protections that may be missing.
+
+    Raises:
+      UserError: if a model is not there, a rule is not known, or a record lacks what it reads.
+    """
+    models, rules, rewards, scorers = {}, {}, {}, []
+    for atom in {atom.text: atom for term in terms for atom in term.atoms}.values():
+        if atom.kind != "model":
+            rule = rule_of(atom, tuple(allow))
+            if rule.seconds >= seconds:
+                raise UserError(
+                    f"--reward {atom.text} may take {rule.seconds:g} s for a row by itself; give "
+                    "more --rule-seconds"
+                )
+            look_at(atom, rule, records)
+            rules[atom.text] = rule.score
+            continue
+        scorer, judge = trained_scorer(atom.name, start, retokenize)
+        if judge is None:
+            models[atom.text] = model_score(scorer.model)
+            scorers.append(scorer)
+        else:
+            params = load_params(atom.name)
+            rewards[atom.text] = retokenized_reward(judge, params, records, start.tokenizer)
+    if not rules and len(terms) == 1 and terms[0].weight == 1 and terms[0].fold is None:
+        [reward] = rewards.values() or [DeviceReward(model) for model in models.values()]
+        return Scoring(reward, tuple(scorers))
+    host = None
+    if rules or rewards:
+        ask = RuleProcess(list(rules.values()), seconds)
+        host = HostParts(tuple(rules), ask, rewards, records, start.tokenizer, set())
+    return Scoring(Weighted(tuple(terms), models, host), tuple(scorers))
 
 
 def own_scoring(

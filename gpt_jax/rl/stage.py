@@ -20,14 +20,19 @@ from gpt_jax.models.contract import param_shapes
 from gpt_jax.models.quantized import keep_as
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.offload import check_offload, to_host
+from gpt_jax.ranges import PositiveFloat
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
-from gpt_jax.rl.rewards import DeviceReward
-from gpt_jax.rl.scoring import Scoring
+from gpt_jax.rl.reward_spec import Term, of_model, parse
+from gpt_jax.rl.scoring import Scoring, spec_scoring
+from gpt_jax.rl.workers import SECONDS
+from gpt_jax.tasks.sandbox import PROTECTIONS
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
-from gpt_jax.train.origin import Started, load_params, start_params
+from gpt_jax.train.origin import Started, start_params
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
+
+REWARD_FROM = "runs/reward/default"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,14 +49,6 @@ class OnlineRecipe(RolloutConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judge:
-    """How the reward model is used."""
-
-    retokenize: bool = False
-    """Let a reward model with another tokenizer than the policy's read the text, on the host."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OnlineConfig(Started):
     """What such an experiment takes besides its recipe."""
 
@@ -60,10 +57,54 @@ class OnlineConfig(Started):
     hf:ORG/NAME or gguf:FILE."""
     policy_from: str | None = None
     """An earlier run's folder, from whose policy this one goes on instead."""
-    reward_from: str = "runs/reward/default"
-    """The reward model, from a run folder or elsewhere; its shape may be another than the
-    policy's."""
-    reward: Judge = Judge()
+    reward: str | None = None
+    """What is learned from: a weighted sum of model:RUN, rule:NAME, verifier:NAME, task:NAME and
+    MODULE:FUNCTION, such as "model:runs/reward/default + 0.5*rule:brevity + verifier:gsm8k" (see
+    gpt_jax/rl/reward_spec.py). None: the model in `reward_from`."""
+    reward_from: str = REWARD_FROM
+    """Short for --reward model:RUN: a reward model's run folder, or one from elsewhere; its shape
+    may be another than the policy's."""
+    retokenize: bool = False
+    """Let a reward model with another tokenizer than the policy's read the text, on the host."""
+    rule_seconds: PositiveFloat = SECONDS
+    """The most that a rule may take for a row, which then has no score and is left out."""
+    unconfined: bool = False
+    """Run the code that verifier:tests tries out also where this machine cannot confine it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.reward is not None and self.reward_from != REWARD_FROM:
+            raise UserError(
+                f"--reward {self.reward!r} and --reward-from {self.reward_from} both say what is "
+                "learned from; add model:RUN to the former"
+            )
+        self.reward_terms()
+
+    def reward_terms(self) -> tuple[Term, ...]:
+        """What is learned from, read."""
+        return of_model(self.reward_from) if self.reward is None else parse(self.reward)
+
+    def reward_models(self) -> dict[str, str]:
+        """{what: folder} of the reward models that it names."""
+        if self.reward is None:
+            return {"reward_from": self.reward_from}
+        atoms = [atom for term in self.reward_terms() for atom in term.atoms]
+        return {f"the reward {atom.text}": atom.name for atom in atoms if atom.kind == "model"}
+
+    def scoring(self, start: ModelFiles) -> Scoring:
+        """What scores the completions of a policy, once all that it needs has been looked at.
+
+        Args:
+          start: the policy's shape and tokenizer.
+        """
+        return spec_scoring(
+            self.reward_terms(),
+            start,
+            self.data.read("prompts", "train"),
+            retokenize=self.retokenize,
+            seconds=self.rule_seconds,
+            allow=tuple(PROTECTIONS) if self.unconfined else (),
+        )
 
 
 def online_stage(
@@ -94,7 +135,7 @@ def online_stage(
       UserError: if the completions leave no room for a prompt, or the devices cannot offload.
     """
     model, tokenizer = start
-    room = model.context_length - recipe.max_new_tokens
+    room = model.context_length - recipe.max_new_tokens - scoring.readout
     if room < 1:
         raise UserError(
             f"--ppo.max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the "
@@ -108,20 +149,20 @@ def online_stage(
     prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
     train = resolve_steps(recipe.train, len(prompts.rows_B), recipe.episodes)
     ptx_at = _pretraining_batches(config, start, ptx_rows, mesh)
-    given = scoring.reward.params if isinstance(scoring.reward, DeviceReward) else ()
     updates = recipe.passes.updates
 
     def load(mesh: Mesh) -> Parameters:
         reference = start_params(config, mesh)
         policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
-        scorer = load_params(config.reward_from, mesh) if scoring.scorer else given
+        scorer = scoring.load(mesh)
         frozen = kept({"reference": reference, "reward": scorer})
         if recipe.offload_frozen:
             frozen = to_host(frozen)
-        return Parameters((policy, scorer if from_scorer else policy), frozen)
+        return Parameters((policy, scoring.first(scorer) if from_scorer else policy), frozen)
 
     policy = param_shapes(model)
     scorer = scoring.shapes()
+    origin = (policy, scoring.first(scorer) if from_scorer else policy)
     made = functions(train.steps)
     keep = functools.partial(keep_as, axes=made.axes, dtype=recipe.frozen_dtype)
     frozen_shapes = jax.eval_shape(keep, {"reference": policy, "reward": scorer})
@@ -138,7 +179,7 @@ def online_stage(
         train=train,
         functions=made,
         load=load,
-        shapes=Parameters((policy, scorer if from_scorer else policy), frozen_shapes),
+        shapes=Parameters(origin, frozen_shapes),
         batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
         row_numbers=lambda step: prompts.rows_B[prompts_at.numbers(step)],
         learning_rate=lambda step: rate_at(

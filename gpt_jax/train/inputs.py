@@ -12,8 +12,8 @@ from gpt_jax.parallel import distributed
 from gpt_jax.train.command import Common
 from gpt_jax.train.origin import fingerprint, is_foreign
 
-# The fields that name a model, or an earlier stage's folder.
-FOLDERS = ("init_from", "reward_from", "policy_from")
+# The fields that name a model, or an earlier stage's folder; `reward_models` are another's.
+FOLDERS = ("init_from", "policy_from")
 
 
 def label_files(folder: str | Path) -> tuple[Path, Path]:
@@ -24,8 +24,8 @@ def label_files(folder: str | Path) -> tuple[Path, Path]:
 def inputs_of(config: Common) -> dict[str, str]:
     """{what: fingerprint} of the data and of the earlier stages that a run is made from."""
     found = {f"data.{name}": number for name, number in config.data.fingerprints().items()}
-    for field in FOLDERS:
-        where = getattr(config, field, None)
+    folders = {field: getattr(config, field, None) for field in FOLDERS}
+    for field, where in (folders | getattr(config, "reward_models", dict)()).items():
         if where is not None and (is_foreign(where) or (Path(where) / "checkpoints").is_dir()):
             found[field] = fingerprint(where)
     for folder in getattr(config, "labels_from", ()):
@@ -63,7 +63,7 @@ def _compare(folder: Path, fresh: dict[str, str], config: Common) -> None:
     old = files.read_json(path, "choose another --run-dir")
     for name, number in fresh.items():
         if old.get(name, number) != number:
-            where = f"{name} {getattr(config, name)}" if name in FOLDERS else name
+            where = f"{name} {getattr(config, name)}" if hasattr(config, name) else name
             raise UserError(
                 f"{folder} was made from another state of {where}, which has changed since; "
                 "choose another --run-dir, or remove this folder to make it anew"

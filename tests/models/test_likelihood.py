@@ -9,8 +9,9 @@ from gpt_jax.data.batches import Tokens
 from gpt_jax.losses.ranking import ranking_loss, score_comparisons
 from gpt_jax.models import forward, unembedding
 from gpt_jax.models.heads import (
+    HeadOptions,
+    head_options,
     init_scorer,
-    reads_likelihood,
     score_completions,
     score_last_token,
     scorer_shapes,
@@ -85,7 +86,7 @@ def test_a_likely_completion_scores_higher_at_once():
 def test_shapes_and_names_tell_the_two_kinds_apart():
     for weight in (None, 0.3):
         made = jax.eval_shape(lambda weight=weight: scorer(weight))
-        shapes = scorer_shapes(tiny.MODEL, likelihood=weight is not None)
+        shapes = scorer_shapes(tiny.MODEL, HeadOptions(likelihood=weight is not None))
         assert jax.tree.map(lambda x: x.shape, made) == jax.tree.map(lambda x: x.shape, shapes)
-    assert reads_likelihood({"head/bias": (), "head/likelihood": ()})
-    assert not reads_likelihood({"head/bias": ()})
+    assert head_options({"head/bias": (), "head/likelihood": ()}) == HeadOptions(likelihood=True)
+    assert head_options({"head/bias": ()}) == HeadOptions()

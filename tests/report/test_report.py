@@ -15,7 +15,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.machine import in_words, machine
 from gpt_jax.metrics import MetricWriter
 from gpt_jax.report import markdown_table, plots, results_table, write_report, write_samples
-from gpt_jax.report.stages import LANGUAGE_MODEL, STAGES, language_model_verdict
+from gpt_jax.report.stages import LANGUAGE_MODEL, RECIPE, language_model_verdict
 from gpt_jax.report.verdict import run_verdict
 
 NASTY = "</td><script>alert('1 < 2 & 3')</script>"
@@ -190,7 +190,7 @@ def test_what_is_missing_leaves_a_note(run):
 
 
 def test_an_empty_folder_still_has_a_page(tmp_path):
-    assert _read(tmp_path)[2].count("No metrics yet: this stage has not begun.") == len(STAGES)
+    assert _read(tmp_path)[2].count("No metrics yet: this stage has not begun.") == len(RECIPE)
 
 
 @pytest.mark.parametrize(
