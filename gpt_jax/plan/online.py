@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,15 +12,19 @@ from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
 from gpt_jax.models.contract import init
+from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
-from gpt_jax.plan.workload import Planned, Workload, ints, laid_out, tokens
+from gpt_jax.plan.workload import Planned, StepPlan, Workload, ints, laid_out, tokens
 from gpt_jax.rl import iteration
-from gpt_jax.rl.iteration import Algorithm, Inputs
+from gpt_jax.rl.iteration import Algorithm, EndIds, Inputs
+from gpt_jax.rl.policy_stage import MakeAlgorithm, PolicyMethod, policy_functions, policy_optimizer
 from gpt_jax.rl.rewards import model_score
+from gpt_jax.rl.scoring import model_scoring
+from gpt_jax.rl.stage import OnlineRecipe
 from gpt_jax.rl.update import update
 from gpt_jax.train import state as states
 from gpt_jax.train.finite import Learner
-from gpt_jax.train.stage import Functions
+from gpt_jax.train.stage import Functions, LoopConfig
 
 
 def iteration_programs(
@@ -32,7 +37,7 @@ def iteration_programs(
     """The iteration as it runs, which says what fits, and its parts, which say how long.
 
     Args:
-      work: of one iteration; policy, reference, value and reward have its model's shape.
+      work: of one iteration; all models have its model's shape.
       mesh: of the machine.
       algorithm, optimizer, made: as the experiment makes them.
     """
@@ -69,3 +74,38 @@ def iteration_programs(
             (*learned, jax.eval_shape(lambda: key)),
         ),
     ]
+
+
+def policy_plan(work: Workload, mesh: Mesh, recipe: OnlineRecipe, make: MakeAlgorithm) -> StepPlan:
+    """One iteration of a method without a value model, for `plan` of its experiment.
+
+    Args:
+      work, mesh: as `plan` is given them.
+      recipe: of the work; see `planned_recipe`.
+      make: `(recipe, model, ends) -> Algorithm`.
+    """
+    model, new = work.model, work.new_tokens
+    ends = EndIds(stop_ids=(1,), pad_id=0)  # whichever they are: a program of one size
+    method = PolicyMethod(make)
+    made = policy_functions(recipe, method, model, ends, model_scoring(model), work.train.steps)
+    optimizer = policy_optimizer(recipe, model, work.train.steps)
+    # Prompts need no logits. Policy, reference and reward score; the policy learns.
+    body, told = (forward_flops(model, work.length, logits=n) for n in (0, new))
+    each = told + (body + 2 * told) + 3 * recipe.epochs * told
+    return StepPlan(
+        iteration_programs(work, mesh, make(recipe, model, ends), optimizer, made),
+        tokens=work.rows * new,
+        flops=work.rows * each,
+    )
+
+
+def planned_recipe(work: Workload) -> dict[str, Any]:
+    """The fields of an `OnlineRecipe` that the work decides."""
+    return dict(
+        episodes=work.rows,
+        epochs=work.epochs,
+        minibatches=work.accumulate,
+        max_new_tokens=work.new_tokens,
+        optimizer=work.optimizer,
+        train=LoopConfig(steps=work.train.steps),
+    )

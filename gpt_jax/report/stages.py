@@ -94,6 +94,23 @@ REWARD_WEIGHTED = (
     *PPO[1:3],
     Chart("Loss", "loss (nats per token)", (Line("loss", "weighed by the scores", BLUE),)),
 )
+_ACCURACY = (Line("eval/accuracy", "held out", ORANGE, dots=True),)
+# Methods without a value model; a chart without a value is left out.
+POLICY_ALONE = (
+    *PPO[:3],
+    Chart(
+        "Kept",
+        "score per answer",
+        (
+            Line("objective/kept_scores", "those learned from", BLUE),
+            Line("objective/scores", "all", ORANGE),
+        ),
+    ),
+    Chart("Loss", "loss (nats)", (Line("loss", "train", BLUE),)),
+    Chart("Accuracy", "held-out answers that are right (fraction)", _ACCURACY),
+    Chart("Clip fraction", "clipped (fraction)", (Line("policy/clipfrac_avg", "policy", BLUE),)),
+    Chart("Equal groups", "groups of equal scores", (Line("val/zero_std_groups", "groups", BLUE),)),
+)
 
 
 def language_model_verdict(rows: Rows) -> str:
@@ -147,6 +164,11 @@ STAGES = {
     "label": StageView("Labels", (), label_verdict),
     "reward": StageView("Reward model", REWARD_MODEL, reward_model_verdict),
     "ppo": StageView("PPO", PPO, ppo_verdict),
+    "grpo": StageView("GRPO", POLICY_ALONE, ppo_verdict),
+    "rloo": StageView("RLOO", POLICY_ALONE, ppo_verdict),
+    "reinforce": StageView("REINFORCE++", POLICY_ALONE, ppo_verdict),
+    "rejection": StageView("Rejection sampling", POLICY_ALONE, ppo_verdict),
+    "online_dpo": StageView("Online DPO", POLICY_ALONE, ppo_verdict),
     "reward_weighted": StageView("Reward-weighted finetuning", REWARD_WEIGHTED, ppo_verdict),
 }
 RECIPE = ("pretrain", "sft", "label", "reward", "ppo")  # the stages of a whole run

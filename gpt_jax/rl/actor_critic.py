@@ -24,8 +24,10 @@ from gpt_jax.ranges import Fraction, NonNegativeFloat, Positive, PositiveFloat, 
 from gpt_jax.rl import kl
 from gpt_jax.rl.advantages import gae, whiten
 from gpt_jax.rl.iteration import Algorithm, EndIds, RolloutConfig
+from gpt_jax.rl.measures import ratio_variance, rollout_metrics
 from gpt_jax.rl.rewards import token_rewards
 from gpt_jax.rl.rollout import completion_logprobs, completion_values
+from gpt_jax.rl.staleness import behaviour, remembering
 from gpt_jax.train.state import TrainState
 
 
@@ -110,7 +112,8 @@ def init_state(
     extras = {"kl_coef": jnp.asarray(config.kl_coef, jnp.float32)}
     if config.ema_decay:
         extras["average"] = jax.tree.map(lambda p: jnp.array(p, jnp.float32), policy)
-    return TrainState.create(learned, optimizer, seed, extras)
+    state = TrainState.create(learned, optimizer, seed, extras)
+    return remembering(state, config.staleness)
 
 
 def ppo(config: PPOConfig, model: ActorCritic, ends: EndIds) -> Algorithm:
@@ -136,7 +139,7 @@ def prepare(
     """Turns a scored rollout into experience: per-token rewards, advantages, returns."""
     mask_BC, kl_coef = rollout.mask_BC, state.extras["kl_coef"]
     logprobs_BC, entropy_BC = completion_logprobs(
-        model.policy, state.params["policy"], rollout, config.temperature
+        model.policy, behaviour(state), rollout, config.temperature
     )
     reference_BC, _ = completion_logprobs(
         model.policy, frozen["reference"], rollout, config.temperature
@@ -150,25 +153,8 @@ def prepare(
         rollout, logprobs_BC, values_BC, whiten(advantages_BC, mask_BC), returns_BC
     )
 
-    kept_B = mask_BC.max(axis=1)
-    episodes, tokens = kept_B.sum(), mask_BC.sum()
-    kl_sum = jnp.sum(estimates["k1"] * mask_BC)
-    metrics = {
-        "objective/kl": (kl_sum, episodes),
-        "objective/kl_coef": (kl_coef, 1.0),
-        "objective/entropy": (-logprobs_BC.sum(), episodes),
-        "objective/non_score_reward": (-kl_coef * kl_sum, episodes),
-        "objective/rlhf_reward": (rewards_BC.sum(), episodes),
-        "objective/scores": (scores_B.sum(), episodes),
-        "objective/length": (tokens, episodes),
-        "policy/entropy_avg": (entropy_BC.sum(), tokens),
-        "val/num_eos_tokens": ((rollout.stopped_B * kept_B).sum(), 1.0),
-        # Cached decoding against the full forward; large values mean a mismatched sampler.
-        "val/sampler_logprob_gap": (
-            jnp.sum(jnp.abs(logprobs_BC - rollout.logprobs_BC) * mask_BC),
-            tokens,
-        ),
-    } | {f"kl/{name}": (jnp.sum(x * mask_BC), tokens) for name, x in estimates.items()}
+    read = (logprobs_BC, entropy_BC)
+    metrics = rollout_metrics(rollout, scores_B, read, estimates, kl_coef)
     return experience, metrics
 
 
@@ -208,13 +194,8 @@ def ppo_loss(
 
 
 def remember(config: PPOConfig, extras: dict, params: dict, metrics: Metrics) -> dict:
-    """The KL coefficient and the averaged policy after an iteration.
-
-    It also turns the second moment of the ratio, summed over all minibatches, into its variance.
-    """
-    ratio_sq, count = metrics.pop("val/ratio_sq")
-    ratio_sum, _ = metrics["val/ratio"]
-    metrics["val/ratio_var"] = (ratio_sq - ratio_sum**2 / count, count)
+    """The KL coefficient and the averaged policy after an iteration."""
+    ratio_variance(metrics)
     extras = dict(extras)
     if config.kl_controller == "adaptive":
         kl_sum, episodes = metrics["objective/kl"]

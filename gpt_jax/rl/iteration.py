@@ -23,9 +23,10 @@ from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.losses.lm import Metrics
 from gpt_jax.models.contract import Model
 from gpt_jax.parallel.offload import to_device
-from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
+from gpt_jax.ranges import NonNegative, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.rl.rewards import Reward
 from gpt_jax.rl.rollout import drop_rows
+from gpt_jax.rl.staleness import behaviour, shifted
 from gpt_jax.rl.update import Passes, update
 from gpt_jax.rl.weighted import Weighted, host_scores, on_device, traced_scores
 from gpt_jax.text.tokenizer import Tokenizer
@@ -51,13 +52,16 @@ class RolloutConfig:
     missing_stop_score: Annotated[float, Range(None, 0.0)] | None = -1.0
     """What a completion with no stop token gets, counted from its own score or from the mean of the
     batch, whichever is lower, so that going on never pays; None leaves it to the reward."""
+    staleness: NonNegative = 0
+    """Iterations by which the policy that samples is behind the one that learns. The ratio is of
+    these two; in the first minibatch it is 1 only where this is 0."""
 
     def __post_init__(self):
         check_ranges(self)
         if self.episodes % self.minibatches:
             raise UserError(
                 f"{self.minibatches} minibatches do not divide {self.episodes} episodes; "
-                "change ppo.minibatches"
+                "change minibatches or episodes"
             )
 
     @property
@@ -183,7 +187,8 @@ def learn(
     metrics["val/dropped_rows"] = (dropped, 1)
     metrics["episode"] = ((state.step + 1) * config.episodes, 1)
     metrics["tokens"] = (rollout.mask_BC.sum(), 1)
-    extras = algorithm.remember(state.extras, learner.params, metrics)
+    extras = shifted(state.extras, state.params["policy"], config.staleness)
+    extras = algorithm.remember(extras, learner.params, metrics)
     state = dataclasses.replace(state, step=state.step + 1, extras=extras, **learner._asdict())
     return state, metrics
 
@@ -197,7 +202,7 @@ def iterate(
     frozen: dict,
 ) -> tuple[TrainState, Metrics]:
     """A whole iteration with a reward on the device; `frozen["reward"]` holds its parameters."""
-    policy, place = state.params["policy"], (state.seed, state.step)
+    policy, place = behaviour(state), (state.seed, state.step)
     rollout = collect(
         algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
     )
@@ -258,14 +263,14 @@ class SplitIteration(NamedTuple):
     def __call__(
         self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
-        rollout = self.sample(state.params["policy"], inputs.prompts, state.seed, state.step)
+        rollout = self.sample(behaviour(state), inputs.prompts, state.seed, state.step)
         scores_B, terms = self.score(frozen, rollout)
         state, metrics = self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
         return state, metrics | terms
 
     def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
         """What a call gives, as shapes; the reward is not asked."""
-        asked = (state.params["policy"], inputs.prompts, state.seed, state.step)
+        asked = (behaviour(state), inputs.prompts, state.seed, state.step)
         rollout = jax.eval_shape(self.sample, *asked)
         scores_B = jax.ShapeDtypeStruct(rollout.stopped_B.shape, jnp.float32)
         return jax.eval_shape(self.learn, state, (rollout, scores_B, inputs.ptx), frozen)

@@ -21,6 +21,7 @@ from gpt_jax.models.quantized import keep_as
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.offload import check_offload, to_host
 from gpt_jax.ranges import PositiveFloat
+from gpt_jax.rl.groups import GroupedPrompts
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
 from gpt_jax.rl.reward_spec import Term, of_model, parse
 from gpt_jax.rl.scoring import Scoring, spec_scoring
@@ -117,6 +118,7 @@ def online_stage(
     functions: Callable[[int], Functions],
     from_scorer: bool = False,
     ptx_rows: int = 0,
+    group: int = 1,
 ) -> Stage:
     """The finetuned model as policy and as reference, on prompts.
 
@@ -130,6 +132,7 @@ def online_stage(
         model starts from.
       from_scorer: whether that is the reward model; else it is the policy.
       ptx_rows: pretraining rows per iteration.
+      group: completions of each prompt.
 
     Raises:
       UserError: if the completions leave no room for a prompt, or the devices cannot offload.
@@ -138,16 +141,17 @@ def online_stage(
     room = model.context_length - recipe.max_new_tokens - scoring.readout
     if room < 1:
         raise UserError(
-            f"--ppo.max-new-tokens {recipe.max_new_tokens} leaves no room for a prompt in the "
-            f"model's context of {model.context_length} tokens; lower it"
+            f"max_new_tokens {recipe.max_new_tokens} leaves no room for a prompt in the model's "
+            f"context of {model.context_length} tokens; lower it"
         )
     if recipe.offload_frozen:
         check_offload(mesh)
     left_out = LeftOut()
     prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, room, left_out)
     _say_unseen(prompts, recipe.max_new_tokens, scoring.longest)
-    prompts_at = make_batch_at(prompts, recipe.episodes, config.seed, share(mesh))
-    train = resolve_steps(recipe.train, len(prompts.rows_B), recipe.episodes)
+    asked = recipe.episodes // group
+    prompts_at = GroupedPrompts(make_batch_at(prompts, asked, config.seed, share(mesh)), group)
+    train = resolve_steps(recipe.train, len(prompts.rows_B), asked)
     ptx_at = _pretraining_batches(config, start, ptx_rows, mesh)
     updates = recipe.passes.updates
 
