@@ -18,6 +18,14 @@ def pairs_of(ranks_BK: jax.Array) -> jax.Array:
     return better_BKK & present_BK[:, :, None] & present_BK[:, None, :]
 
 
+def mean_over_pairs(losses_BKK: jax.Array, pairs_BKK: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(numerator, denominator) of the mean over prompts of the mean loss of their pairs."""
+    pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
+    sums_B = jnp.where(pairs_BKK, losses_BKK, 0.0).sum((1, 2))
+    numerator = jnp.sum(sums_B / jnp.maximum(pairs_B, 1))
+    return numerator, jnp.sum(pairs_B > 0).astype(jnp.float32)
+
+
 def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
     """-log sigmoid(r_better - r_worse), a prompt's comparisons weighing 1 together.
 
@@ -36,11 +44,8 @@ def pairwise_ranking(scores_BK: jax.Array, ranks_BK: jax.Array) -> Loss:
     """
     present_BK, pairs_BKK = ranks_BK >= 0, pairs_of(ranks_BK)
     margin_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
-    nll_BKK = jnp.where(pairs_BKK, jax.nn.softplus(-margin_BKK), 0.0)
-    pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
-    numerator = jnp.sum(nll_BKK.sum((1, 2)) / jnp.maximum(pairs_B, 1))
-    denominator = jnp.sum(pairs_B > 0).astype(jnp.float32)
-    pairs = pairs_B.sum()
+    numerator, denominator = mean_over_pairs(jax.nn.softplus(-margin_BKK), pairs_BKK)
+    pairs = pairs_BKK.sum()
     # An exact tie in score is half right, as in any two-way choice.
     hits = (margin_BKK > 0) + 0.5 * (margin_BKK == 0)
     metrics = {
