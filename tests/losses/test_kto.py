@@ -41,6 +41,7 @@ def test_kto_is_its_formula_in_float64(kl):
     with jax.enable_x64(True):
         losses, rewards = kto(jnp.asarray(logps - refs), jnp.asarray(signs), kl, **OPTIONS)
         found = float(losses.sum() / (signs != 0).sum())
+        losses, rewards = np.asarray(losses), np.asarray(rewards)
     assert found == pytest.approx(by_hand.kto(logps, refs, signs, kl, **OPTIONS), rel=1e-6)
     np.testing.assert_allclose(rewards, OPTIONS["beta"] * (logps - refs), rtol=1e-6)
     assert losses[3] == 0
