@@ -51,10 +51,9 @@ def test_a_file_of_them(tmp_path):
     data = DataConfig(feedback=str(path))
     read = data.read("feedback", "train") + data.read("feedback", "test")
     assert len(read) == 60 and sum(row["label"] for row in read) == 40
-    data.check()
     path.write_text(path.read_text() + '{"prompt": "and?", "completion": "no."}\n')
     with pytest.raises(UserError, match="thumbs.jsonl:61.*feedback needs"):
-        DataConfig(feedback=str(path)).check()
+        DataConfig(feedback=str(path)).read("feedback", "train")
     with pytest.raises(UserError, match="test_feedback is .* no data.feedback"):
         DataConfig(test_feedback=str(path))
 

@@ -65,6 +65,7 @@ def test_a_run_shows_the_stages_it_is_made_of(tmp_path):
         False,
         True,
         True,
+        *[False] * (len(STAGES) - 5),
     ]
 
 
