@@ -90,6 +90,7 @@ setup(
             "sentencepiece>=0.2",
             "torch==2.13.0",
             "transformers>=5.0",
+            "trl>=1.16",
         ],
         "dev": ["ruff>=0.11"],
     },

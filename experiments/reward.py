@@ -23,18 +23,11 @@ from jax.sharding import Mesh
 
 from gpt_jax import keys
 from gpt_jax.data.batches import Comparisons
-from gpt_jax.data.config import DataConfig
 from gpt_jax.data.left_out import LeftOut
-from gpt_jax.data.packing import (
-    comparison_length,
-    empty_comparisons,
-    pad_comparisons,
-    without_empty,
-)
+from gpt_jax.data.packing import comparison_length, empty_comparisons
 from gpt_jax.data.ranking import check_degrees
 from gpt_jax.data.subset import sample_rows
-from gpt_jax.errors import UserError
-from gpt_jax.losses.ranking import RankingOptions, pairs_of, ranking_loss
+from gpt_jax.losses.ranking import RankingOptions, ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
@@ -47,12 +40,13 @@ from gpt_jax.tasks.task import opening
 from gpt_jax.train import command
 from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles
+from gpt_jax.train.comparisons import Compared, check_pairs, comparisons_of, tensorize
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.inputs import label_files
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import Started, start_of, start_params
+from gpt_jax.train.origin import start_of, start_params
 from gpt_jax.train.stage import Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
@@ -97,17 +91,9 @@ class Reward(GradientRecipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Started):
+class Config(Compared):
     run_dir: str = "runs/reward/default"
-    init_from: str = "runs/sft/default"
-    labels_from: tuple[str, ...] = ()
-    """Folders of `experiments.label`, whose comparisons are learned from, not those of the data."""
     reward: Reward
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.labels_from and self.data.comparisons:
-            raise UserError("--labels-from and --data.comparisons both name comparisons; give one")
 
 
 def cluster_of(config: Config) -> Callable[[dict], Hashable]:
@@ -136,17 +122,6 @@ def first(
     )
 
 
-def comparisons_of(config: Config, split: str) -> list[dict]:
-    """What is learned from (`train`), or measured on (`test`)."""
-    if not config.labels_from:
-        return config.data.read("comparisons", split)
-    found = []
-    for folder in config.labels_from:
-        train, test = (str(path) for path in label_files(folder))
-        found += DataConfig(comparisons=train, test_comparisons=test).read("comparisons", split)
-    return found
-
-
 def prepare(
     config: Config, start: ModelFiles, mesh: Mesh, expected: Expected | None = None
 ) -> Stage:
@@ -166,16 +141,12 @@ def prepare(
     context = model.context_length - recipe.readout
     fitting = expected.longest if expected else comparison_length(train, tokenizer, context)
     longest = min(recipe.longest or fitting, context)
-
-    def tensorize(rows: list[dict], name: str) -> tuple[Comparisons, np.ndarray]:
-        padded = pad_comparisons(rows, tokenizer, longest, left_out, name)
-        return without_empty(padded, name, longest)
-
+    layout = (tokenizer, longest, left_out)
     if there:
         if recipe.margin:
             check_degrees([*train, *test])
-        rows, numbers = tensorize(train, "comparisons")
-        held_out, _ = tensorize(test, "held-out comparisons")
+        rows, numbers = tensorize(train, *layout, "comparisons")
+        held_out, _ = tensorize(test, *layout, "held-out comparisons")
     else:
         rows, held_out = (
             empty_comparisons((count, expected.answers, longest), tokenizer.pad_id)
@@ -183,13 +154,9 @@ def prepare(
         )
         numbers = np.arange(expected.train)
     for name, some in (("comparisons", rows), ("held-out comparisons", held_out)):
-        if not pairs_of(some.ranks_BK).any():
-            raise UserError(
-                f"of the {name} that fit in {longest} tokens every one is a tie; give a larger "
-                "--reward.longest, or others"
-            )
+        check_pairs(some, name, longest, "reward")
     demonstrations, _ = tensorize(
-        calibration_rows(config), "demonstrations to calibrate the score on"
+        calibration_rows(config), *layout, "demonstrations to calibrate the score on"
     )
     mean_of_demonstrations = HeldOut(
         model, ranking_loss, demonstrations, recipe.train.batch_size, mesh

@@ -32,6 +32,7 @@ HEAVY = [
 COMMANDS = [
     *("experiments.pretrain", "experiments.sft", "experiments.reward", "experiments.ppo"),
     *("experiments.label", "experiments.rlhf", "experiments.confidence_penalty"),
+    *("experiments.dpo", "experiments.kto", "experiments.distill"),
     *("experiments.data", "experiments.tokenize", "experiments.train_tokenizer"),
     *("gpt_jax.chat", "gpt_jax.report.__main__"),
     *("tools.plan", "tools.weak_scaling", "tools.faults", "tools.benchmark_training"),

@@ -12,7 +12,8 @@ from gpt_jax.data import baselines, mixture, sources, store
 from gpt_jax.data.split import common_rows
 from gpt_jax.errors import UserError
 
-KINDS = ("text", "demonstrations", "comparisons", "prompts")
+KINDS = ("text", "demonstrations", "comparisons", "feedback", "prompts")
+OPTIONAL = ("comparisons", "feedback")  # without a source named they are made, or not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class DataConfig:
     """Ranked answers for the reward model: `prompt, chosen, rejected`, `chosen, rejected`
     transcripts, or `prompt, completions, ranks`. None: where all stages are run, the finetuned
     model's own answers, labeled; for the reward model alone, ready-made ones of the microworld."""
+    feedback: str | None = None
+    """Single answers that are marked good or bad, for KTO: `prompt, completion, label`. None: the
+    comparisons, taken apart."""
     prompts: str | None = None
     """Prompts for labeling, PPO and the final evaluation; by default those of the comparisons that
     are named or, without any, of the demonstrations that are."""
@@ -39,17 +43,21 @@ class DataConfig:
     """Held-out conversations."""
     test_comparisons: str | None = None
     """Held-out comparisons."""
+    test_feedback: str | None = None
+    """Held-out marked answers."""
     test_prompts: str | None = None
     """Prompts for the final evaluation."""
     skip_broken: bool = False
     """Leave broken rows out, and count them, where otherwise they end the run before it starts."""
 
     def __post_init__(self):
-        if self.test_comparisons and not self.comparisons:
-            raise UserError(
-                f"data.test_comparisons is {self.test_comparisons}, but no data.comparisons to "
-                "train on are named; name both"
-            )
+        for kind in OPTIONAL:
+            held_out = getattr(self, f"test_{kind}")
+            if held_out and not getattr(self, kind):
+                raise UserError(
+                    f"data.test_{kind} is {held_out}, but no data.{kind} to train on are named; "
+                    "name both"
+                )
 
     def in_microworld(self, kind: str, split: str) -> bool:
         """Whether the rows are the microworld's, so that answers have a known gold score."""
@@ -70,8 +78,8 @@ class DataConfig:
         return kind
 
     def read(self, kind: str, split: str) -> list[dict]:
-        """All records of one kind (`text`, `demonstrations`, `comparisons`, `prompts`) and split
-        (`train`, `test`) in canonical form; see `schemas`. The caller may change them.
+        """All records of one kind (one of `KINDS`) and split (`train`, `test`) in canonical form;
+        see `schemas`. The caller may change them.
 
         Raises:
           UserError: naming file and row, if anything is missing or broken; or if all comparisons
@@ -158,8 +166,8 @@ class DataConfig:
         Held-out rows that are trained on, too, are counted on standard error.
         """
         for kind in KINDS:
-            if kind == "comparisons" and not self.comparisons:
-                continue  # they are still to be made
+            if kind in OPTIONAL and not getattr(self, kind):
+                continue
             spec, _ = self.named(kind, "train")
             if any(store.is_store(source.spec) for source in mixture.parse(spec)):
                 sources.source_fingerprint(spec)  # which opens all that are named in it

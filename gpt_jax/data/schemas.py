@@ -1,10 +1,12 @@
-"""Records of the layouts people know -> the four canonical kinds of rows.
+"""Records of the layouts people know -> the five canonical kinds of rows.
 
     document       {"text": str}
     demonstration  {"messages": [{"role", "content"}, ...]}, ending with the assistant
     comparison     {"prompt": messages ending with the user, "completions": [K strings],
                     "ranks": [K ints, 0 best, equal = tie], "stopped": [K bools]}, and, where the
                     row says by how much one is better, "degrees": [K floats]
+    feedback       {"prompt": messages ending with the user, "completion": string, "label": bool
+                    (whether it is a good one), "stopped": bool}
     prompt         {"prompt": messages ending with the user, "record": the row itself}, so that a
                     rule or a verifier sees the answer beside the question
 
@@ -17,6 +19,7 @@ A row's layout is known by its keys:
     ... with history                    pairs [user, assistant] that were said before
     system                              beside `conversations` or `instruction`, a system turn
     prompt, completion                  one question, one reply
+    ... with label                      the reply, marked good or bad; `stopped` as below
     prompt                              a string, chat turns, or an hh-rlhf transcript
     ... with chosen, rejected           two replies, the better one first; `margin`, by how much
     ... with completions, ranks         K replies; `stopped` (by default all true) says which ended
@@ -131,6 +134,28 @@ def to_comparison(row) -> dict:
     }
 
 
+def to_feedback(row) -> dict:
+    """A prompt with one completion that is marked good or bad.
+
+    Raises:
+      UserError: the row has another layout, or is broken.
+    """
+    row = object_of(adapters.known(row))
+    if not {"prompt", "completion", "label"} <= set(row):
+        raise UserError(
+            f"feedback needs `prompt`, `completion` and `label`, but the keys are {keys_of(row)}"
+        )
+    label, stopped = MARKS.get(str(row["label"]).lower()), row.get("stopped", True)
+    if label is None:
+        raise UserError(f"`label` must be true or false, not {row['label']!r}")
+    if not isinstance(stopped, bool):
+        raise UserError("`stopped` must be true or false")
+    prompt, [text] = follow(_prompt(row), {"completion": row["completion"]})
+    if not text.strip() and not stopped:
+        raise UserError("`completion` is empty and not `stopped`: there is nothing to learn from")
+    return {"prompt": check_prompt(prompt), "completion": text, "label": label, "stopped": stopped}
+
+
 def to_prompt(row) -> dict:
     """The turns up to the assistant's next reply, from any layout that has a prompt, and the row.
 
@@ -145,6 +170,8 @@ def to_prompt(row) -> dict:
 
 
 # Parts of rows.
+
+MARKS = {"true": True, "1": True, "false": False, "0": False}  # of `label`; tables have texts only
 
 _PROMPTS = {"prompt", "instruction", "messages", "conversations"}
 

@@ -36,6 +36,7 @@ TO_CANONICAL = {
     "text": schemas.to_document,
     "demonstrations": schemas.to_demonstration,
     "comparisons": schemas.to_comparison,
+    "feedback": schemas.to_feedback,
     "prompts": schemas.to_prompt,
 }
 NAMED = 5  # broken rows that a message names
@@ -76,7 +77,7 @@ def read_counted(
 
     Args:
       spec: of a source or a mixture; see above.
-      kind: text, demonstrations, comparisons or prompts.
+      kind: text, demonstrations, comparisons, feedback or prompts.
       split: a file is divided by `split.train_test_split` into train and test; "all" and "held_out"
         are the whole of it. A data set with a test split of its own is not divided; "all" is
         its train split, and "held_out" its test split, else its validation split, else all.

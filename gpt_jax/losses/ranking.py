@@ -38,6 +38,14 @@ class RankingOptions(NamedTuple):
     smoothing: float = 0.0
 
 
+def mean_over_pairs(losses_BKK: jax.Array, pairs_BKK: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(numerator, denominator) of the mean over prompts of the mean loss of their pairs."""
+    pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
+    sums_B = jnp.where(pairs_BKK, losses_BKK, 0.0).sum((1, 2))
+    numerator = jnp.sum(sums_B / jnp.maximum(pairs_B, 1))
+    return numerator, jnp.sum(pairs_B > 0).astype(jnp.float32)
+
+
 def pairwise_ranking(
     scores_BK: jax.Array,
     ranks_BK: jax.Array,
@@ -74,11 +82,8 @@ def pairwise_ranking(
     nll_BKK = (1 - options.smoothing) * jax.nn.softplus(-beyond_BKK)
     nll_BKK += options.smoothing * jax.nn.softplus(beyond_BKK)
     nll_BKK += options.centring * (scores_BK[:, :, None] + scores_BK[:, None, :]) ** 2
-    nll_BKK = jnp.where(pairs_BKK, nll_BKK, 0.0)
-    pairs_B = pairs_BKK.sum((1, 2)).astype(jnp.float32)
-    numerator = jnp.sum(nll_BKK.sum((1, 2)) / jnp.maximum(pairs_B, 1))
-    denominator = jnp.sum(pairs_B > 0).astype(jnp.float32)
-    pairs = pairs_B.sum()
+    numerator, denominator = mean_over_pairs(nll_BKK, pairs_BKK)
+    pairs = pairs_BKK.sum()
     # An exact tie in score is half right, as in any two-way choice.
     hits = (margin_BKK > 0) + 0.5 * (margin_BKK == 0)
     metrics = {

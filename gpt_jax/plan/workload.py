@@ -77,7 +77,13 @@ class StepPlan(NamedTuple):
     flops: float
 
 
-def gradient_step(functions: Functions, origin: tuple, batch: Any, mesh: Mesh) -> list[Planned]:
+def gradient_step(
+    functions: Functions,
+    origin: tuple,
+    batch: Any,
+    mesh: Mesh,
+    frozen: dict[str, Any] | None = None,
+) -> list[Planned]:
     """The one program of a stage that takes a gradient per step.
 
     Args:
@@ -85,12 +91,13 @@ def gradient_step(functions: Functions, origin: tuple, batch: Any, mesh: Mesh) -
       origin: what its `init` takes after the seed, as shapes.
       batch: of the global batch, as shapes.
       mesh: of the machine.
+      frozen: parameters that get no gradient, as shapes.
 
     Raises:
       UserError: if the mesh does not divide a parameter, naming it.
     """
     state = states.abstract(functions.init, np.uint32(0), *origin, mesh=mesh, axes=functions.axes)
-    return [Planned("train step", functions.step, (state, laid_out(batch, mesh), {}))]
+    return [Planned("train step", functions.step, (state, laid_out(batch, mesh), frozen or {}))]
 
 
 def tokens(*shape: int) -> Tokens:

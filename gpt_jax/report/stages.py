@@ -111,6 +111,55 @@ POLICY_ALONE = (
     Chart("Clip fraction", "clipped (fraction)", (Line("policy/clipfrac_avg", "policy", BLUE),)),
     Chart("Equal groups", "groups of equal scores", (Line("val/zero_std_groups", "groups", BLUE),)),
 )
+PREFERENCE = (
+    Chart(
+        "Loss",
+        "loss (of a prompt's pairs)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+    Chart(
+        "Accuracy",
+        "pairs ranked right (fraction)",
+        (
+            Line("rewards/accuracies", "train", BLUE),
+            Line("eval/rewards/accuracies", "held out", ORANGE, dots=True),
+        ),
+    ),
+    Chart(
+        "Implicit reward",
+        "reward",
+        (Line("rewards/chosen", "chosen", BLUE), Line("rewards/rejected", "rejected", ORANGE)),
+    ),
+    Chart(
+        "Log-likelihood",
+        "log p of an answer (nats)",
+        (Line("logps/chosen", "chosen", BLUE), Line("logps/rejected", "rejected", ORANGE)),
+    ),
+)
+KTO = (
+    Chart(
+        "Loss",
+        "loss (of an answer)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+    *PREFERENCE[2:],
+    Chart("Distance", "estimate of the KL (nats)", (Line("kl", "train", BLUE),)),
+)
+DISTILLATION = (
+    Chart(
+        "Loss",
+        "divergence (nats per token)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+    Chart(
+        "Both directions, held out",
+        "KL (nats per token)",
+        (
+            Line("eval/forward_kl", "teacher || student", BLUE, dots=True),
+            Line("eval/reverse_kl", "student || teacher", ORANGE, dots=True),
+        ),
+    ),
+)
 
 
 def language_model_verdict(rows: Rows) -> str:
@@ -124,6 +173,28 @@ def reward_model_verdict(rows: Rows) -> str:
     """How many pairs a reward model ranks right, held out if it was measured."""
     where, name = _held_out(rows, "accuracy")
     return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {_after(rows)}."
+
+
+def preference_verdict(rows: Rows) -> str:
+    """How many pairs the policy's likelihoods rank right, held out if it was measured."""
+    where, name = _held_out(rows, "rewards/accuracies")
+    return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {_after(rows)}."
+
+
+def kto_verdict(rows: Rows) -> str:
+    """How far good answers are above bad ones in implicit reward."""
+    (where, chosen), (_, rejected) = (
+        _held_out(rows, f"rewards/{kind}") for kind in ("chosen", "rejected")
+    )
+    margin = _last(rows, chosen) - _last(rows, rejected)
+    return f"Good {where} answers are {margin:.3f} above bad ones in reward {_after(rows)}."
+
+
+def distillation_verdict(rows: Rows) -> str:
+    """How far the student's predictions are from the teacher's, held out if it was measured."""
+    where, name = _held_out(rows, "loss")
+    loss = f"{where.capitalize()} divergence {_last(rows, name):.4f} nats per token {_after(rows)}"
+    return f"{loss}{_from(rows, name, 4)}."
 
 
 def ppo_verdict(rows: Rows) -> str:
@@ -170,6 +241,9 @@ STAGES = {
     "rejection": StageView("Rejection sampling", POLICY_ALONE, ppo_verdict),
     "online_dpo": StageView("Online DPO", POLICY_ALONE, ppo_verdict),
     "reward_weighted": StageView("Reward-weighted finetuning", REWARD_WEIGHTED, ppo_verdict),
+    "dpo": StageView("Preference optimization", PREFERENCE, preference_verdict),
+    "kto": StageView("KTO", KTO, kto_verdict),
+    "distill": StageView("Distillation", DISTILLATION, distillation_verdict),
 }
 RECIPE = ("pretrain", "sft", "label", "reward", "ppo")  # the stages of a whole run
 
@@ -188,7 +262,11 @@ def view_of_stage(name: str) -> StageView:
 
 def stages_of(config: Mapping) -> list[str]:
     """The stages that a whole run has by its config.json, in their order."""
+<<<<<<< HEAD
     names = [name for name in RECIPE if name in config] or list(RECIPE)
+=======
+    names = [name for name in STAGES if name in config] or list(RECIPE)
+>>>>>>> pref
     if config.get("data", {}).get("comparisons"):
         names = [name for name in names if name != "label"]  # they are ready-made
     later = range(2, config.get("rounds", 1) + 1)

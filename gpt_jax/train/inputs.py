@@ -13,7 +13,7 @@ from gpt_jax.train.command import Common
 from gpt_jax.train.origin import fingerprint, is_foreign
 
 # The fields that name a model, or an earlier stage's folder; `reward_models` are another's.
-FOLDERS = ("init_from", "policy_from")
+FOLDERS = ("init_from", "policy_from", "teacher_from")
 
 
 def label_files(folder: str | Path) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import label, ppo, pretrain, reward, rlhf, sft
+from experiments import distill, dpo, kto, label, ppo, pretrain, reward, rlhf, sft
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
@@ -58,7 +58,31 @@ def test_every_preset_traces(name, preset, without_training, tmp_path):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
 
 
-@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf])
+@pytest.mark.parametrize("preset", list(rlhf.presets))
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        *((dpo, [f"--dpo.loss={name}"]) for name in dpo.LOSSES),
+        (kto, []),
+        (distill, []),
+        (distill, ["--distill.on-policy", "--distill.divergence=reverse"]),
+    ],
+    ids=str,
+)
+def test_every_preset_traces_of_what_learns_without_a_reward(
+    stage, options, preset, without_training, tmp_path
+):
+    config = rlhf.presets[preset]()
+    texts = (row["text"] for row in config.data.read("text", "train")[:500])
+    save_model_files(tmp_path, config.pretrain.model, Tokenizer.train(texts, 512))
+    teacher = [f"--teacher-from={tmp_path}"] if stage is distill else []
+    arguments = [f"--preset={preset}", f"--init-from={tmp_path}", f"--run-dir={tmp_path}/run"]
+    parsed = command.parse([*arguments, *teacher, *options], stage.presets, "")
+    with pytest.raises(Lowered):
+        stage.main(parsed)
+
+
+@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill])
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name
