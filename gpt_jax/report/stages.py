@@ -262,11 +262,7 @@ def view_of_stage(name: str) -> StageView:
 
 def stages_of(config: Mapping) -> list[str]:
     """The stages that a whole run has by its config.json, in their order."""
-<<<<<<< HEAD
     names = [name for name in RECIPE if name in config] or list(RECIPE)
-=======
-    names = [name for name in STAGES if name in config] or list(RECIPE)
->>>>>>> pref
     if config.get("data", {}).get("comparisons"):
         names = [name for name in names if name != "label"]  # they are ready-made
     later = range(2, config.get("rounds", 1) + 1)
