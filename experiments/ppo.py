@@ -100,7 +100,7 @@ def main(
         it stopped by itself.
     """
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         start = start_of(config)
         if config.policy_from and load_model_files(config.policy_from) != start:
             raise UserError(

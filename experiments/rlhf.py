@@ -240,7 +240,7 @@ def look_ahead(
         stage = stages.pop(name)
         if kind == "reward" and this.labels_from:  # by now they are there
             stage = prepare[kind](this, name)
-        run_stage(kind, this, lambda mesh: stage)
+        run_stage(kind, this, lambda config, mesh: stage)
         return True
 
     return {name: functools.partial(run, name) for name in unfinished}

@@ -39,6 +39,12 @@ class Common:
     compiled quickly rather than well), tiny (a laptop CPU) or colab (one TPU chip or GPU)."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of everything random: data order, initialisation, sampling."""
+    seeds: Positive = 1
+    """Run so many seeds, from `seed` on, and show means with 95% intervals over them. What starts
+    from a run of as many seeds starts each seed from its own."""
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Run every combination of some settings: --sweep ppo.kl_coef=0.01,0.1 --sweep ppo.epochs=1,4.
+    Each point has a folder of its own in the run folder."""
     run_dir: str
     """Folder of the run; the same command on the same folder resumes."""
     mesh: MeshConfig = MeshConfig()
