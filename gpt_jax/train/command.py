@@ -26,6 +26,7 @@ from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
 from gpt_jax.train.host import keep_freed_memory
+from gpt_jax.train.sweep import run_sweep
 
 Config = TypeVar("Config")
 
@@ -113,7 +114,7 @@ def run(
             print(f"{name}: preset {config.preset}, run folder {config.run_dir}", flush=True)
             distributed.start(config.coordinator, config.processes, config.process_id)
             set_up_compiler(config)
-            main(config)
+            run_sweep(main, config) if config.sweep else main(config)
         except UserError as error:
             rich.get_console().print()
             print(f"error: {error}", file=sys.stderr)

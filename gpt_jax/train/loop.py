@@ -58,7 +58,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
         values["lr"] = float(stage.learning_rate(number - 1))
         values |= stage.derive(values)
         shown = {name.split("/")[-1]: values[name] for name in stage.headline}
-        progress.update(number, **shown, tokens_per_second=values["tokens_per_second"])
+        speed = np.broadcast_to(values["tokens_per_second"], np.shape(values["skipped"]))
+        progress.update(number, **shown, tokens_per_second=speed.sum())
         skipped = np.where(np.equal(values["skipped"], 1), skipped + 1, 0)  # of all its minibatches
         due = number % config.log_every == 0 or number in (1, config.steps)
         if due or np.any(values["skipped"]):

@@ -104,7 +104,7 @@ class Progress:
         parts = [f"{self.step:,}/{self.total:,}"]
         parts += [f"{name} {_text(value)}" for name, value in values.items()]
         if speed is not None:
-            parts.append(f"{short(np.sum(speed))} tokens/s")
+            parts.append(f"{short(speed)} tokens/s")
         parts.append(f"{clock(time.monotonic() - self._started)} elapsed")
         left = self._seconds_left()
         if left is not None:
