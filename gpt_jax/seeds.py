@@ -93,15 +93,11 @@ def together(values: Mapping[str, ArrayLike]) -> dict[str, float]:
     """A row of metrics of the whole.
 
     Args:
-      values: by name: one value for each seed, (S,), or a number that is the same for all and
-        needs no interval (a learning rate, seconds).
+      values: by name: one value for each seed, (S,), or a number that is the same for all.
     """
     row = {}
     for name, value in values.items():
-        if np.ndim(value):
-            row[name], row[name + WIDTH] = mean_and_width(value)
-        else:
-            row[name] = float(value)
+        row[name], row[name + WIDTH] = mean_and_width(value) if np.ndim(value) else (value, 0.0)
     return row
 
 

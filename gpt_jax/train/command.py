@@ -114,7 +114,11 @@ def run(
             print(f"{name}: preset {config.preset}, run folder {config.run_dir}", flush=True)
             distributed.start(config.coordinator, config.processes, config.process_id)
             set_up_compiler(config)
-            run_sweep(main, config) if config.sweep else main(config)
+            if config.sweep:
+                compilation_cache_for_all()
+                run_sweep(main, config)
+            else:
+                main(config)
         except UserError as error:
             rich.get_console().print()
             print(f"error: {error}", file=sys.stderr)
@@ -155,6 +159,11 @@ def set_up_compiler(config: Common) -> None:
     """The smoke preset would wait longer for XLA's optimizations than it runs."""
     if config.preset == "smoke" and platform() == "cpu":
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+def compilation_cache_for_all() -> None:
+    """Keeps programs of less than a second, too, for runs that compile the same ones many times."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def use_compilation_cache() -> None:

@@ -24,13 +24,12 @@ from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
 from gpt_jax.train.inputs import record_inputs
 from gpt_jax.train.loop import fit
-from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train.run import Run, finish, is_finished
 from gpt_jax.train.seeds_run import (
     SeedsRun,
     are_finished,
     configs_of,
-    finish_in_turn,
-    open_folder,
+    in_turn,
     start_alike,
 )
 from gpt_jax.train.stage import Stage
@@ -151,10 +150,9 @@ def run_seeds(name: str, config: Common, prepare: Prepare) -> None:
     said = f"{name}: {config.seeds} seeds"
     if why := why_in_turn(stages):
         distributed.say(f"{said} in turn, since {why}")
-        folder = open_folder(name, config)
-        for of_seed, stage in zip(configs, stages, strict=True):
-            run_stage(name, of_seed, lambda config, mesh, stage=stage: stage)
-        return finish_in_turn(folder, configs)
+        made = dict(zip((of_seed.seed for of_seed in configs), stages, strict=True))
+        in_turn(name, config, lambda c: run_stage(name, c, lambda c, mesh: made.pop(c.seed)))
+        return finish(Path(config.run_dir))
     with jax.set_mesh(mesh):
         how, reason = choose(stages, mesh)
     distributed.say(f"{said} in one program: {reason}")

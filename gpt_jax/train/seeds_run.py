@@ -24,7 +24,7 @@ from gpt_jax.parallel.rules import Axes
 from gpt_jax.report.openings import FILE as OPENINGS
 from gpt_jax.train import run as runs
 from gpt_jax.train import state as states
-from gpt_jax.train.command import Common
+from gpt_jax.train.command import Common, compilation_cache_for_all
 from gpt_jax.train.inputs import FOLDERS, compare_inputs
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import Run
@@ -92,25 +92,43 @@ def are_finished(name: str, config: Common) -> bool:
 def open_folder(name: str, config: Common) -> Path:
     """The folder of the whole, which holds the seeds' and is not finished (any more)."""
     folder = Path(config.run_dir)
-    if (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} is a run of one seed; choose another --run-dir")
     record_config(folder, name, config)
     distributed.on_main(lambda: (folder / runs.FINISHED).unlink(missing_ok=True))
     return folder
 
 
-def finish_in_turn(folder: Path, configs: Sequence[Common]) -> None:
-    """Ends the run of seeds that were run in turn: their metrics together, and the report."""
-    folders = [Path(config.run_dir) for config in configs]
+def in_turn(name: str, config: Common, run_one: Callable[[Any], Any]) -> list[Any]:
+    """Runs every seed by itself, as a whole; the programs come from the compilation cache.
+
+    Args:
+      name: of the stage.
+      config: of the experiment, with its seeds.
+      run_one: runs the configuration of one seed.
+
+    Returns:
+      what it gave, for every seed.
+    """
+    configs, folder = configs_of(config), open_folder(name, config)
+    compilation_cache_for_all()
+    found = []
+    for number, of_seed in enumerate(configs, 1):
+        distributed.say(f"{name}: seed {of_seed.seed}, {number} of {len(configs)}")
+        found.append(run_one(of_seed))
+    join_metrics(folder, [Path(of_seed.run_dir) for of_seed in configs])
+    return found
+
+
+def join_metrics(folder: Path, folders: Sequence[Path]) -> None:
+    """Writes the metrics of a folder from those of its seeds, and the first one's samples."""
     merged = seeds.merge([read_metrics(one) for one in folders])
-    with MetricWriter(folder, silent=not distributed.is_main()) as writer:
-        writer.truncate(-1)
-        for row in merged:
-            writer.write(row.pop("step"), row)
+    if merged:
+        with MetricWriter(folder, silent=not distributed.is_main()) as writer:
+            writer.truncate(-1)
+            for row in merged:
+                writer.write(row.pop("step"), row)
     if (folders[0] / OPENINGS).is_file():
         text = (folders[0] / OPENINGS).read_text()
         distributed.on_main(lambda: files.write_text(folder / OPENINGS, text))
-    runs.finish(folder)
 
 
 class SeedsRun:

@@ -36,7 +36,6 @@ from typing import (
     get_type_hints,
 )
 
-import jax
 import tyro
 
 from gpt_jax import files
@@ -176,8 +175,6 @@ def run_sweep(main: Callable[[Any], Any], config: Any) -> None:
         if (folder / kind).is_dir():
             raise UserError(f"{folder} is a run, and no sweep; choose another --run-dir")
     record_config(folder, "sweep", config)
-    # Programs of less than a second, too: every point would compile them again.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     failed, seconds = {}, []
     for number, point in enumerate(points):
         left = sum(seconds) / len(seconds) * (len(points) - number) if seconds else None

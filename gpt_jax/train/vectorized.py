@@ -177,10 +177,13 @@ def load_all(stages: Sequence[Stage], same: bool, mesh: Mesh) -> tuple[list[tupl
     return [one.origin for one in loaded], Frozen(common, own)
 
 
+@jax.jit
+def _all_equal(a: Any, b: Any) -> jax.Array:
+    return jnp.stack(jax.tree.leaves(jax.tree.map(jnp.array_equal, a, b))).all()
+
+
 def _equal(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    return bool(jax.jit(lambda a, b: jax.tree.all(jax.tree.map(jnp.array_equal, a, b)))(a, b))
+    return a is b or not jax.tree.leaves(a) or bool(_all_equal(a, b))
 
 
 def choose(stages: Sequence[Stage], mesh: Mesh) -> tuple[How, str]:
