@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,8 @@ def run_seeds(name: str, config: Common, prepare: Prepare) -> None:
         return
     configs = configs_of(config)
     mesh = make_mesh(config.mesh)
-    stages = [prepare(of_seed, mesh) for of_seed in configs]
+    with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
+        stages = [prepare(of_seed, mesh) for of_seed in configs]
     look_at(stages[0], config.seed, mesh)
     said = f"{name}: {config.seeds} seeds"
     if why := why_in_turn(stages):
@@ -157,8 +160,9 @@ def run_seeds(name: str, config: Common, prepare: Prepare) -> None:
         how, reason = choose(stages, mesh)
     distributed.say(f"{said} in one program: {reason}")
     with SeedsRun(name, config) as run:
-        for of_seed, stage, one in zip(configs, stages, run.runs, strict=True):
-            _describe(one, name, of_seed, stage)
+        with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
+            for of_seed, stage, one in zip(configs, stages, run.runs, strict=True):
+                _describe(one, name, of_seed, stage)
         origins, frozen = load_all(stages, start_alike(configs), mesh)
         functions = stages[0].functions
         state = run.restore_or_create(functions.init, origins, mesh=mesh, axes=functions.axes)

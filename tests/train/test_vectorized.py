@@ -220,7 +220,13 @@ def test_all_at_once(many, tmp_path, monkeypatch):
     assert_rows_close(rows_of(tmp_path / "seeds" / "3"), rows_of(Path(many[0].run_dir) / "seeds/3"))
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=8),
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
+    ],
+)
 def test_over_a_mesh_of_eight_devices(many, tmp_path, mesh):
     config = dataclasses.replace(many[0], run_dir=str(tmp_path), mesh=mesh)
     train(config)
