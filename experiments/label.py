@@ -40,6 +40,7 @@ from gpt_jax.train.inputs import label_files, record_inputs
 from gpt_jax.train.launch import save_data_file
 from gpt_jax.train.origin import Started, start_of
 from gpt_jax.train.record import record_config
+from gpt_jax.train.seeds_run import in_turn
 from gpt_jax.train.served import open_run
 
 
@@ -155,8 +156,10 @@ def write(config: Config, rows: list[dict], ranks: list[Ranks], show: MetricWrit
 
 
 def main(config: Config) -> None:
-    """Runs the stage."""
-    if not is_finished(config):
+    """Runs the stage; of many seeds each in turn."""
+    if config.seeds > 1:
+        in_turn("label", config, main)
+    elif not is_finished(config):
         make(config, start_of(config, None), make_mesh(config.mesh))
 
 

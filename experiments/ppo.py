@@ -101,7 +101,7 @@ def main(
         it stopped by itself.
     """
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         start = start_of(config)
         return prepare(config, start, scoring_of(config, start, reward, rule), mesh)
 

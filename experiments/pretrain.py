@@ -113,7 +113,11 @@ def prepare(config: Config, tokenizer: Tokenizer, mesh: Mesh, loss: LossFn = lm_
 
 def main(config: Config, loss: LossFn = lm_loss) -> None:
     """Runs the stage; the loss may be another one."""
-    run_stage("pretrain", config, lambda mesh: prepare(config, tokenizer_of(config), mesh, loss))
+
+    def stage(config: Config, mesh: Mesh) -> Stage:
+        return prepare(config, tokenizer_of(config), mesh, loss)
+
+    run_stage("pretrain", config, stage)
 
 
 def plan(work: Workload, mesh: Mesh) -> StepPlan:

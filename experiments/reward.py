@@ -204,7 +204,7 @@ def calibrate(mean_of_demonstrations: HeldOut, state: TrainState, frozen: dict) 
 def main(config: Config) -> None:
     """Runs the stage."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         return prepare(config, start_of(config), mesh)
 
     run_stage("reward", config, stage)

@@ -26,10 +26,12 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import label, ppo, pretrain, reward, sft
+from gpt_jax import files
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import policies
+from gpt_jax.evaluate.over_seeds import over_seeds
 from gpt_jax.evaluate.ranking import judge_reward_model
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
@@ -52,6 +54,7 @@ from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
 from gpt_jax.train.seconds import seconds_of, timed
+from gpt_jax.train.seeds_run import configs_of, in_turn, join_metrics
 from gpt_jax.train.served import open_run
 
 
@@ -107,6 +110,8 @@ class Config(command.Common):
 
 def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
+    if config.seeds > 1:
+        return run_seeds(config)
     config.data.check()
     folder = Path(config.run_dir)
     compare_config(folder, "rlhf", config)
@@ -125,6 +130,28 @@ def main(config: Config) -> dict:
     results |= {"machine": machine()}
     distributed.on_main(lambda: publish(folder, results))
     return results
+
+
+def run_seeds(config: Config) -> dict:
+    """Runs the whole recipe with every seed in turn, and returns what they come to together."""
+
+    def run_one(one: Config) -> dict:
+        written = Path(one.run_dir) / "results.json"
+        compare_config(Path(one.run_dir), "rlhf", one)
+        if written.is_file() and all(is_done(*stage) for stage in stage_configs(one).items()):
+            return files.read_json(written, "remove it and run again")
+        return main(one)
+
+    config.data.check()
+    folder, results = Path(config.run_dir), in_turn("rlhf", config, run_one)
+    for name, stages in stage_configs(config).items():
+        there = [f"{one.run_dir}/{name}" for one in configs_of(config)]
+        join_metrics(Path(stages.run_dir), [Path(one) for one in there])
+    if not all(results):
+        return {}  # people are to go on
+    together = over_seeds(results) | {"command": command.invocation("rlhf")}
+    distributed.on_main(lambda: publish(folder, together))
+    return together
 
 
 def is_done(name: str, config: command.Common) -> bool:
@@ -242,7 +269,7 @@ def look_ahead(
         stage = stages.pop(name)
         if kind == "reward" and this.labels_from:  # by now they are there
             stage = prepare[kind](this, name)
-        run_stage(kind, this, lambda mesh: stage)
+        run_stage(kind, this, lambda config, mesh: stage)
         return True
 
     return {name: functools.partial(run, name) for name in unfinished}

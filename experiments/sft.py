@@ -78,7 +78,7 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
 def main(config: Config, loss: LossFn = lm_loss) -> None:
     """Runs the stage; the loss may be another one."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         return prepare(config, start_of(config, template=config.template), mesh, loss)
 
     run_stage("sft", config, stage)

@@ -16,6 +16,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from gpt_jax.errors import UserError
 from gpt_jax.files import unwritable, write_text
 
@@ -24,14 +27,21 @@ FILE = "metrics.jsonl"
 _NO_ROW = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
-def mean(metrics: Mapping[str, tuple]) -> dict[str, float]:
+def mean(metrics: Mapping[str, tuple]) -> dict[str, float | np.ndarray]:
     """{name: (sum, count)} -> {name: sum / count}; NaN where nothing was counted.
 
     This is the one place where a mean is taken. Sums and counts are added up over micro-batches,
-    devices and padding first, so none of these can change a number.
+    devices and padding first, so none of these can change a number. Of many seeds they are arrays
+    (S,), and so are the means.
     """
-    pairs = {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
-    return {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
+    return {name: _ratio(total, count) for name, (total, count) in metrics.items()}
+
+
+def _ratio(total: ArrayLike, count: ArrayLike) -> float | np.ndarray:
+    total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        means = np.where(count != 0, total / count, math.nan)
+    return means if means.ndim else float(means)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, float]]:

@@ -30,7 +30,7 @@ BENEATH = {
     "bottom": set(),
 }
 # Files beside the rooms, for everyone.
-BOTTOM = set("errors files keys ranges chips machine metrics readable terminal".split())
+BOTTOM = set("errors files keys ranges chips machine metrics readable seeds terminal".split())
 
 Graph = dict[str, set[str]]
 

@@ -158,7 +158,7 @@ def generate(
     )
     # The first token comes from the prompt's last column, a real token by left padding.
     state = sample(state, jnp.repeat(hidden_BPD[:, -1], samples, axis=0))
-    state = jax.lax.while_loop(lambda s: (s.t < C) & ~s.stopped_B.all(), step, state)
+    state = jax.lax.while_loop(lambda s: (s.t < C) & _any_running(s.stopped_B), step, state)
 
     sampled_BC = state.mask_BC.astype(jnp.int32)
     positions_BC = (lengths_B[:, None] + jnp.arange(C)) * sampled_BC
@@ -169,6 +169,22 @@ def generate(
         stopped_B=state.stopped_B,
         rows_B=rows_B,
     )
+
+
+@jax.custom_batching.custom_vmap
+def _any_running(stopped_B: jax.Array) -> jax.Array:
+    """Whether the loop goes on. Under `vmap` (over seeds) until the last row of all has stopped:
+
+    a condition for each seed would make the loop copy every cache at every token, to hold those
+    still that are done. Rows that have stopped only add padding, so nothing else changes.
+    """
+    return ~stopped_B.all()
+
+
+@_any_running.def_vmap
+def _any_running_of_all(axis_size: int, in_batched: list, stopped_SB: jax.Array):
+    del axis_size, in_batched
+    return ~stopped_SB.all(), False
 
 
 def padding_only(pad_id: int, stop_ids: tuple[int, ...]) -> int | None:

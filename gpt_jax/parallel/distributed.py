@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -90,6 +90,26 @@ def say(text: str) -> None:
     """Prints on process 0."""
     if is_main():
         print(text, flush=True)
+
+
+class SaidOnce:
+    """`with contextlib.redirect_stdout(SaidOnce(sys.stdout)):` prints no line twice: what is done
+    once for every seed has the same to say each time."""
+
+    def __init__(self, out: TextIO):
+        self.out, self.seen, self.skipped = out, set(), False
+
+    def write(self, text: str) -> int:
+        """Writes what has not been written; `print` gives a line and its end one by one."""
+        if text.strip():
+            self.skipped = text in self.seen
+        if not self.skipped:
+            self.seen.add(text)
+            self.out.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.out.flush()
 
 
 def agree(value: int) -> int:

@@ -4,7 +4,6 @@ It is made from whatever the run folder holds, so it can be written after every 
 is not there yet leaves a note in its place. All text from the run is escaped.
 """
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -15,7 +14,7 @@ from gpt_jax.files import read_json, write_text
 from gpt_jax.machine import in_words
 from gpt_jax.metrics import read_metrics
 from gpt_jax.readable import clock
-from gpt_jax.report import plots
+from gpt_jax.report import markup, plots
 from gpt_jax.report.breakdown import results_tables, times
 from gpt_jax.report.openings import by_opening, read_openings
 from gpt_jax.report.stages import (
@@ -28,8 +27,7 @@ from gpt_jax.report.stages import (
     view_of,
     view_of_stage,
 )
-from gpt_jax.report.style import CSS
-from gpt_jax.report.table import Table, score_name
+from gpt_jax.report.table import score_name
 from gpt_jax.report.verdict import run_verdict
 
 
@@ -69,31 +67,13 @@ def _page(folder: Path) -> str:
     if results.get("samples") or not rows:
         sections.append(_samples(results.get("samples", [])))
     title = f"gpt_jax {results.get('experiment', '')} {folder.resolve().name}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>{CSS}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-{_headline(verdict)}
-<p class="soft">{escape(_facts(results))}</p>
-</header>
-<main>
-{"".join(sections)}
-<h2>Run it again</h2>
-{_command(results, config, folder)}
-{_config(config)}
-</main>
-<footer>Made by gpt_jax from the files of the run folder.</footer>
-</body>
-</html>
-"""
+    return markup.document(
+        title,
+        f'{_headline(verdict)}\n<p class="soft">{escape(_facts(results))}'
+        f"{escape(_seeds(config))}</p>",
+        f"{''.join(sections)}\n<h2>Run it again</h2>\n{_command(results, config, folder)}\n"
+        f"{markup.configuration(config)}",
+    )
 
 
 def _headline(verdict: str) -> str:
@@ -115,6 +95,18 @@ def _facts(results: Mapping) -> str:
     return " \N{MIDDLE DOT} ".join(facts)
 
 
+def _seeds(config: Mapping) -> str:
+    """How many seeds the run has, and how that is shown."""
+    many, first = config.get("seeds", 1), config.get("seed", 0)
+    if many == 1:
+        return ""
+    return (
+        f"{many} seeds, {first} to {first + many - 1}: means over them, with 95% intervals "
+        "(Student's t) as bands or behind \N{PLUS-MINUS SIGN}; every seed's own numbers are in the "
+        "folder seeds."
+    )
+
+
 def _command(results: Mapping, config: Mapping, folder: Path) -> str:
     """The command as it was given, if the run noted it; else the one its facts amount to."""
     facts = config | results
@@ -127,33 +119,14 @@ def _command(results: Mapping, config: Mapping, folder: Path) -> str:
                 parts += [f"--{option}", str(facts[option])]
         command = shlex.join([*parts, "--run-dir", str(folder)])
     else:
-        return _note("The run folder does not say which command made it.")
+        return markup.note("The run folder does not say which command made it.")
     return f'<pre class="command">{escape(command)}</pre>'
-
-
-def _config(config: Mapping) -> str:
-    if not config:
-        return _note("config.json is not there.")
-    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
-    return f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def _figure(title: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
-
-
-def _model(name: str) -> str:
-    return f'<span class="dot" style="background: {plots.model_color(name)}"></span>{escape(name)}'
 
 
 def _results(results: Mapping) -> str:
     models = results.get("models", [])
     if not models:
-        return "<h2>Results</h2>" + _note("The models have not been evaluated yet.")
+        return "<h2>Results</h2>" + markup.note("The models have not been evaluated yet.")
     score = score_name(models)
     judged = any(model.get("right") for model in models)
     explanation = (
@@ -167,45 +140,17 @@ def _results(results: Mapping) -> str:
             "so it is a poor judge of PPO.",
         }[score]
     )
-    figures = [_figure(title, svg) for title, svg in plots.result_charts(results).items()]
+    figures = [markup.figure(title, svg) for title, svg in plots.result_charts(results).items()]
     names = [model["name"] for model in models]
     first, *others = results_tables(results)
     more = [
         f'<section><h3>{escape(table.title)}</h3><p class="soft">{escape(table.note)}</p>'
-        f"{_cells('more', table, names)}</section>"
+        f"{markup.cells('more', table, names)}</section>"
         for table in others
     ]
     return (
-        f'<h2>Results</h2><p class="soft">{explanation}</p>{_cells("results", first, names)}'
+        f'<h2>Results</h2><p class="soft">{explanation}</p>{markup.cells("results", first, names)}'
         f'<div class="pair">{"".join(figures)}</div><div class="behind">{"".join(more)}</div>'
-    )
-
-
-def _cells(name: str, table: Table, models: Sequence[str] = ()) -> str:
-    """A report's table; the names of models have their colour."""
-
-    def text(cell: str) -> str:
-        return _model(cell) if cell in models else escape(cell)
-
-    body = []
-    for cells, marks in zip(table.rows, table.best, strict=True):
-        row = [f"<td>{text(cells[0])}</td>"]
-        for heading, cell, mark in list(zip(table.headings, cells, marks, strict=True))[1:]:
-            value, bracket, interval = escape(cell).partition(" [")
-            small = f" <small>[{interval}</small>" if bracket else ""
-            row.append(
-                f'<td data-label="{escape(heading)}"{" class=best" * mark}>'
-                f'<span class="value">{value}{small}</span></td>'
-            )
-        body.append(f"<tr>{''.join(row)}</tr>")
-    return _table(name, [text(heading) for heading in table.headings], body)
-
-
-def _table(name: str, headings: Sequence[str], body: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
-    return (
-        f'<table class="{name}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
     )
 
 
@@ -226,8 +171,8 @@ def _place(name: str) -> tuple[str, int]:
 def _stage_of_run(folder: Path, seconds: float | None) -> str:
     view, rows = view_of_stage(folder.name), read_metrics(folder)
     if not rows:
-        note = _note("No metrics yet: this stage has not begun.")
-        return f'<section class="stage"><h3>{escape(view.title)}</h3>{note}</section>'
+        nothing = markup.note("No metrics yet: this stage has not begun.")
+        return f'<section class="stage"><h3>{escape(view.title)}</h3>{nothing}</section>'
     took = "" if seconds is None else f" It took {clock(seconds)}."
     return _stage(view, rows, stage_verdict(view, rows) + took)
 
@@ -235,7 +180,7 @@ def _stage_of_run(folder: Path, seconds: float | None) -> str:
 def _stage(view: StageView, rows: Rows, sentence: str) -> str:
     charts = plots.stage_charts(rows, view.charts)
     size = "many" if len(charts) > 1 else "one"
-    figures = "".join(_figure(chart, svg) for chart, svg in charts.items())
+    figures = "".join(markup.figure(chart, svg) for chart, svg in charts.items())
     return (
         f'<section class="stage {size}"><h3>{escape(view.title)}</h3>'
         f'<p class="soft">{escape(sentence)}</p><div class="charts">{figures}</div></section>'
@@ -261,14 +206,14 @@ def _left_out(folder: Path, results: Mapping, config: Mapping) -> str:
     ]
     if not body:
         return ""
-    return "<h2>What was left out</h2>" + _table("counts", ["what", "stage", "count"], body)
+    return "<h2>What was left out</h2>" + markup.table("counts", ["what", "stage", "count"], body)
 
 
 def _times(results: Mapping) -> str:
     """How long the stages took, on which machine, and how much memory, as far as it is known."""
     facts = [f"Peak memory {results['peak_memory_gb']} GB"] if "peak_memory_gb" in results else []
     facts += [in_words(results["machine"])] if "machine" in results else []
-    table = _cells("counts", times(results)) if results.get("seconds") else ""
+    table = markup.cells("counts", times(results)) if results.get("seconds") else ""
     about = f'<p class="soft">{escape("; ".join(facts))}.</p>' if facts else ""
     return f"<h2>Time and machine</h2>{about}{table}" if about or table else ""
 
@@ -276,8 +221,8 @@ def _times(results: Mapping) -> str:
 def _samples(samples: Sequence[Mapping]) -> str:
     title = "<h2>The same prompts after every stage</h2>"
     if not samples:
-        return title + _note("No samples yet.")
-    return title + _answers(samples, _model)
+        return title + markup.note("No samples yet.")
+    return title + _answers(samples, markup.model)
 
 
 def _openings(folder: Path) -> str:
@@ -306,4 +251,4 @@ def _answers(samples: Sequence[Mapping], heading: Callable[[str], str]) -> str:
             text, empty = (escape(answer), "") if answer else ("nothing", " class=empty")
             row.append(f'<td data-label="{escape(name)}"{empty}>{text}</td>')
         body.append(f"<tr>{''.join(row)}</tr>")
-    return _table("samples", ["prompt", *map(heading, names)], body)
+    return markup.table("samples", ["prompt", *map(heading, names)], body)

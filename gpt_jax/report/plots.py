@@ -8,18 +8,22 @@ The same numbers give the same bytes.
 import functools
 import html
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from gpt_jax.report.stages import Chart, Rows
 from gpt_jax.report.style import BLUE, GREEN, GREY, ORANGE, PINK, SLATE
 from gpt_jax.report.table import score_name
+from gpt_jax.seeds import WIDTH
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _WIDE, _SMALL = (4.9, 2.8), (3.7, 2.5)  # inches; two or three to a row on a desk, one on a phone
+_CYCLE = (BLUE, ORANGE, GREEN, PINK, SLATE, GREY)
 _POINTS = 300  # per line, at most
 _COORDINATE = r"(?<![>\d\N{MINUS SIGN}])\d+\.\d{3,}"  # and not a label's number, which follows >
 _STYLE = {
@@ -87,6 +91,8 @@ def stage_charts(rows: Rows, charts: Sequence[Chart]) -> dict[str, str]:
 def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     """A chart against the step: the measured line pale, its running mean on top.
 
+    Of many seeds a band shows the 95% interval of the mean, in place of the pale line.
+
     Args:
         rows: as `read_metrics` gives them; a row may lack a metric, and NaN is left out.
         size: width and height in inches, which set how large the letters look.
@@ -94,14 +100,23 @@ def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     figure, axes = _figure(size)
     drawn = 0
     for line in chart.lines:
-        points = [(row["step"], row[line.metric]) for row in rows if line.metric in row]
+        points = [
+            (row["step"], row[line.metric], row.get(line.metric + WIDTH, 0.0))
+            for row in rows
+            if line.metric in row
+        ]
         points = np.array([point for point in points if math.isfinite(point[1])])
         if not len(points):
             continue
         drawn += 1
-        x, y = _thin(points).T
+        x, y, width = _thin(points).T
+        if band := any(line.metric + WIDTH in row for row in rows):
+            y, width = (y, width) if line.dots else (smooth(y), smooth(width))
+            axes.fill_between(x, y - width, y + width, color=line.color, alpha=0.2, linewidth=0)
         if line.dots:
             axes.plot(x, y, "o-", color=line.color, label=line.label, markersize=3.5, linewidth=1.2)
+        elif band:
+            axes.plot(x, y, color=line.color, label=line.label)
         else:
             axes.plot(x, y, color=line.color, alpha=0.3, linewidth=0.9)
             axes.plot(x, smooth(y), color=line.color, label=line.label)
@@ -117,6 +132,39 @@ def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     if drawn > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0, 1, 0.1), ncols=drawn, borderpad=0)
     return _svg(figure, f"{chart.title} against the step")
+
+
+@_styled
+def against_setting(
+    lines: Mapping[str, Sequence[tuple[Any, Sequence[float | None]]]], setting: str, metric: str
+) -> str:
+    """A metric against a setting, with 95% intervals where they are known.
+
+    Args:
+        lines: by their labels ("" for one alone), (value of the setting, [mean, low, high]) each.
+        setting: of numbers over a factor of ten the axis is logarithmic; others are names in a row.
+        metric: its name.
+    """
+    figure, axes = _figure(_SMALL)
+    values = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+    if numbers and min(values) > 0 and max(values) >= 10 * min(values):
+        axes.set_xscale("log")
+    for label, color in zip(lines, itertools.cycle(_CYCLE)):
+        points = sorted(lines[label]) if numbers else lines[label]
+        x = [x if numbers else values.index(x) for x, _ in points]
+        ends = [_ends(interval) or [[0.0], [0.0]] for _, interval in points]
+        axes.errorbar(
+            x, [interval[0] for _, interval in points],
+            yerr=np.array([[low[0], high[0]] for low, high in ends]).T if ends else None,
+            fmt="o-", color=color, label=label or None, markersize=4, linewidth=1.4, capsize=3,
+        )  # fmt: skip
+    axes.set_xticks(values if numbers else range(len(values)), [str(value) for value in values])
+    axes.minorticks_off()
+    axes.set_xlabel(setting)
+    axes.set_ylabel(metric)
+    axes.legend(fontsize=8) if any(lines) else None
+    return _svg(figure, f"{metric} against {setting}")
 
 
 @_styled
@@ -205,7 +253,7 @@ def smooth(values: np.ndarray, span: float = 0.06) -> np.ndarray:
 
 
 def _thin(points: np.ndarray) -> np.ndarray:
-    """[N, 2] -> at most _POINTS rows, each the mean of its neighbours, which keeps files small."""
+    """[N, 3] -> at most _POINTS rows, each the mean of its neighbours, which keeps files small."""
     if len(points) <= _POINTS:
         return points
     return np.stack([part.mean(axis=0) for part in np.array_split(points, _POINTS)])

@@ -12,6 +12,7 @@ from gpt_jax.report.breakdown import results_table
 from gpt_jax.report.page import write_report
 from gpt_jax.report.samples import write_samples
 from gpt_jax.report.verdict import run_verdict
+from gpt_jax.seeds import folder_of
 
 
 def publish(folder: Path, results: dict) -> None:
@@ -28,4 +29,5 @@ def publish(folder: Path, results: dict) -> None:
     print(run_verdict(results))
     for entry in results["left_out"]:
         print(f"evaluate: {entry['count']:,} {entry['what']}")
-    print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {folder} talks to it")
+    served = folder_of(folder, results["seed"]) if "seeds" in results else folder
+    print(f"{folder}/report.html has the plots; python -m gpt_jax.chat {served} talks to it")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.report.style import BLUE, ORANGE
+from gpt_jax.seeds import WIDTH
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -165,14 +166,15 @@ DISTILLATION = (
 def language_model_verdict(rows: Rows) -> str:
     """The loss that a language model came to, held out if it was measured."""
     where, name = _held_out(rows, "loss")
-    loss = f"{where.capitalize()} loss {_last(rows, name):.3f} nats per token {_after(rows)}"
+    loss = f"{where.capitalize()} loss {_said(rows, name, '.3f')} nats per token {_after(rows)}"
     return f"{loss}{_from(rows, name, 3)}."
 
 
 def reward_model_verdict(rows: Rows) -> str:
     """How many pairs a reward model ranks right, held out if it was measured."""
     where, name = _held_out(rows, "accuracy")
-    return f"{100 * _last(rows, name):.1f}% of the {where} pairs ranked right {_after(rows)}."
+    right = _said(rows, name, ".1f", scale=100)
+    return f"{right}% of the {where} pairs ranked right {_after(rows)}."
 
 
 def preference_verdict(rows: Rows) -> str:
@@ -199,9 +201,9 @@ def distillation_verdict(rows: Rows) -> str:
 
 def ppo_verdict(rows: Rows) -> str:
     """The score that the policy came to, and how far it went for it."""
-    score = f"Mean score {_last(rows, 'objective/scores'):.2f} {_after(rows)}"
-    kl = _last(rows, "objective/kl")
-    sentence = f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl:.2f} nats."
+    score = f"Mean score {_said(rows, 'objective/scores', '.2f')} {_after(rows)}"
+    kl = _said(rows, "objective/kl", ".2f")
+    sentence = f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl} nats."
     dropped = int(_values(rows, "val/dropped_rows").sum())
     if dropped:
         sentence += f" {dropped:,} answers had no score and were left out."
@@ -294,6 +296,22 @@ def stage_verdict(view: StageView, rows: Rows) -> str:
     return f"Metrics of {rows[-1]['step']:,} steps."
 
 
+def summary(view: StageView, rows: Rows) -> dict[str, list[float | None]]:
+    """{metric: [mean, low, high]} of what the view draws, as it stands in the last rows.
+
+    What is measured on held-out data comes first. low and high are None unless there are many
+    seeds.
+    """
+    lines = [line.metric for chart in view.charts for line in chart.lines]
+    found = {}
+    for name in sorted(lines, key=lambda name: not name.startswith("eval/")):
+        mean, width = (_last(rows, of) for of in (name, name + WIDTH))
+        if math.isfinite(mean):
+            known = math.isfinite(width)
+            found[name] = [mean, mean - width, mean + width] if known else [mean, None, None]
+    return found
+
+
 def _shown(view: StageView, names: set[str]) -> int:
     return len({line.metric for chart in view.charts for line in chart.lines} & names)
 
@@ -313,6 +331,12 @@ def _last(rows: Rows, name: str) -> float:
     if not len(values):
         return math.nan
     return values[-1 if name.startswith("eval/") else -math.ceil(0.05 * len(values)) :].mean()
+
+
+def _said(rows: Rows, name: str, form: str, scale: float = 1.0) -> str:
+    """The last value as text; of many seeds with half of its 95% interval."""
+    value, width = (scale * _last(rows, n) for n in (name, name + WIDTH))
+    return f"{value:{form}}" + (f" \N{PLUS-MINUS SIGN} {width:{form}}" if width == width else "")
 
 
 def _after(rows: Rows) -> str:

@@ -121,7 +121,8 @@ def models_table(results: Mapping, columns: Sequence[Column] = COLUMNS) -> Table
         for row, value in enumerate(values):
             best[row][place] = column.best and len(set(known)) > 1 and value == max(known)
     headings = ["model", *(column.heading for column in columns)]
-    return Table(headings, rows, best, note=NOTE)
+    many = f" over {results['seeds']} seeds" if "seeds" in results else ""
+    return Table(headings, rows, best, note=NOTE.replace("95% interval", f"95% interval{many}"))
 
 
 def plain(headings: list[str], rows: list[list[str]], title: str, note: str = "") -> Table:

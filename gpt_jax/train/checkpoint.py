@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from gpt_jax import files
+from gpt_jax import files, seeds
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import Model, model_types
 from gpt_jax.models.heads import axes_of, is_head
@@ -46,6 +46,13 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Of all whole checkpoints, in order."""
         return sorted(self._manager.all_steps())
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, which are going to be written again."""
+        for later in self.steps():
+            if later > step:
+                with self._writing():
+                    self._manager.delete(later)
 
     def newest(self) -> Path | None:
         """The folder of the newest whole checkpoint, once what is being written is on disk."""
@@ -265,6 +272,7 @@ def load_model_files(
         tokens than the model, or the parameters of anything else.
     """
     path = Path(folder) / "model.json"
+    seeds.refuse_many(folder)
     if not path.is_file():
         raise UserError(
             f"{folder}: there is no model here (no model.json); give a stage's run folder"

@@ -26,6 +26,7 @@ from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
 from gpt_jax.train.host import keep_freed_memory
+from gpt_jax.train.sweep import run_sweep
 
 Config = TypeVar("Config")
 
@@ -40,6 +41,12 @@ class Common:
     the experiment has besides."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of everything random: data order, initialisation, sampling."""
+    seeds: Positive = 1
+    """Run so many seeds, from `seed` on, and show means with 95% intervals over them. What starts
+    from a run of as many seeds starts each seed from its own."""
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Run every combination of some settings: --sweep ppo.kl_coef=0.01,0.1 --sweep ppo.epochs=1,4.
+    Each point has a folder of its own in the run folder."""
     run_dir: str
     """Folder of the run; the same command on the same folder resumes."""
     mesh: MeshConfig = MeshConfig()
@@ -108,7 +115,11 @@ def run(
             print(f"{name}: preset {config.preset}, run folder {config.run_dir}", flush=True)
             distributed.start(config.coordinator, config.processes, config.process_id)
             set_up_compiler(config)
-            main(config)
+            if config.sweep:
+                compilation_cache_for_all()
+                run_sweep(main, config)
+            else:
+                main(config)
         except UserError as error:
             rich.get_console().print()
             print(f"error: {error}", file=sys.stderr)
@@ -149,6 +160,11 @@ def set_up_compiler(config: Common) -> None:
     """The smoke preset would wait longer for XLA's optimizations than it runs."""
     if config.preset == "smoke" and platform() == "cpu":
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+def compilation_cache_for_all() -> None:
+    """Keeps programs of less than a second, too, for runs that compile the same ones many times."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def use_compilation_cache() -> None:

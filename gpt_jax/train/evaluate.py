@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import pad_rows
 from gpt_jax.errors import UserError
+from gpt_jax.losses.lm import Metrics
 from gpt_jax.metrics import mean
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
@@ -35,12 +37,7 @@ class HeldOut:
         if not len(jax.tree.leaves(rows)[0]):
             raise UserError("there is nothing to evaluate on; give more rows, or a held-out file")
         self._rows, self._size, self._mesh = pad_rows(rows, batch_size), batch_size, mesh
-
-        @jax.jit
-        def metrics_of(params, batch, frozen):
-            return loss(model, params, batch, None, frozen)[2]
-
-        self._metrics_of = metrics_of
+        self._metrics_of = functools.partial(metrics_of, model, loss)
 
     def __call__(self, state: TrainState, frozen: dict) -> dict[str, float]:
         """The means of the metrics, as Python numbers."""
@@ -54,3 +51,9 @@ class HeldOut:
         first = jax.tree.map(lambda x: x[: self._size // parts], self._rows)
         shapes = pipeline.shapes(first, self._mesh)
         jax.eval_shape(self._metrics_of, state.params, shapes, frozen)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def metrics_of(model: Any, loss: LossFn, params: dict, batch: Any, frozen: dict) -> Metrics:
+    """A loss's metrics. Equal models and losses (of many seeds, say) share one program."""
+    return loss(model, params, batch, None, frozen)[2]

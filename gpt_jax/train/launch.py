@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,17 @@ from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
 from gpt_jax.train.inputs import record_inputs
 from gpt_jax.train.loop import fit
-from gpt_jax.train.run import Run, is_finished
+from gpt_jax.train.run import Run, finish, is_finished
+from gpt_jax.train.seeds_run import (
+    SeedsRun,
+    are_finished,
+    configs_of,
+    in_turn,
+    start_alike,
+)
 from gpt_jax.train.stage import Stage
 from gpt_jax.train.step import Step
+from gpt_jax.train.vectorized import choose, load_all, vectorized, why_in_turn
 
 
 def look_at(stage: Stage, seed: int, mesh: Mesh) -> None:
@@ -86,27 +96,31 @@ def save_data_file(
         distributed.on_main(lambda: files.write_text(folder / "data.json", text))
 
 
-def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> None:
+Prepare = Callable[[Any, Mesh], Stage]  # prepare(config, mesh), pure
+
+
+def run_stage(name: str, config: Common, prepare: Prepare) -> None:
     """Runs a stage in `config.run_dir`, or goes on with it, or says that it is finished.
 
     Args:
       name: of the stage, as in the table of stages.
       config: of the experiment.
-      prepare: `mesh -> Stage`; called only if there is something to do.
+      prepare: `(config, mesh) -> Stage`; called only if there is something to do, and for every
+        one of many seeds, whose configurations differ in `seed` and in the folders.
     """
+    if config.seeds > 1:
+        return run_seeds(name, config, prepare)
     if not config.replay and is_finished(name, config):
         return
     mesh = make_mesh(config.mesh)
-    stage = prepare(mesh)
+    stage = prepare(config, mesh)
     if config.replay and config.replay > stage.train.steps:
         raise UserError(
             f"--replay {config.replay}: {name} has only {stage.train.steps} steps; give one of them"
         )
     look_at(stage, config.seed, mesh)
     with Run(name, config) as run:
-        record_inputs(run.folder, config)
-        save_model_files(run.folder, stage.model, stage.tokenizer)
-        save_data_file(run.folder, name, config.data, stage.kinds, stage.left_out, stage.longest)
+        _describe(run, name, config, stage)
         origin, frozen = stage.load(mesh)
         state = run.restore_or_create(
             stage.functions.init,
@@ -117,3 +131,40 @@ def run_stage(name: str, config: Common, prepare: Callable[[Mesh], Stage]) -> No
         )
         del origin
         fit(run, stage, state, frozen, mesh)
+
+
+def _describe(run: Run, name: str, config: Common, stage: Stage) -> None:
+    """Writes what a run folder says of what it was made from, and of its model."""
+    record_inputs(run.folder, config)
+    save_model_files(run.folder, stage.model, stage.tokenizer)
+    save_data_file(run.folder, name, config.data, stage.kinds, stage.left_out, stage.longest)
+
+
+def run_seeds(name: str, config: Common, prepare: Prepare) -> None:
+    """The same of `config.seeds` seeds: all of them in one program, or, where that cannot be, in
+    turn; says which."""
+    if are_finished(name, config):
+        return
+    configs = configs_of(config)
+    mesh = make_mesh(config.mesh)
+    with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
+        stages = [prepare(of_seed, mesh) for of_seed in configs]
+    look_at(stages[0], config.seed, mesh)
+    said = f"{name}: {config.seeds} seeds"
+    if why := why_in_turn(stages):
+        distributed.say(f"{said} in turn, since {why}")
+        made = dict(zip((of_seed.seed for of_seed in configs), stages, strict=True))
+        in_turn(name, config, lambda c: run_stage(name, c, lambda c, mesh: made.pop(c.seed)))
+        return finish(Path(config.run_dir))
+    with jax.set_mesh(mesh):
+        how, reason = choose(stages, mesh)
+    distributed.say(f"{said} in one program: {reason}")
+    with SeedsRun(name, config) as run:
+        with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
+            for of_seed, stage, one in zip(configs, stages, run.runs, strict=True):
+                _describe(one, name, of_seed, stage)
+        origins, frozen = load_all(stages, start_alike(configs), mesh)
+        functions = stages[0].functions
+        state = run.restore_or_create(functions.init, origins, mesh=mesh, axes=functions.axes)
+        del origins
+        fit(run, vectorized(stages, how), state, frozen, mesh)

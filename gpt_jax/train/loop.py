@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from gpt_jax.data import pipeline
@@ -31,6 +33,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
     is written before what is evaluated or sampled after the same step; what of it a stopped run
     has not written is made up for.
 
+    Of many seeds (`vectorized.py`) a metric is an array (S,), and the run one of all of them.
+
     Args:
       run: the open folder.
       stage: what is trained, on what.
@@ -44,9 +48,9 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
     config, step = stage.train, stage.functions.step
     if run.replay:
         replay(run, stage, state, frozen, mesh)
-    start = int(state.step)
+    start = int(np.max(jax.device_get(state.step)))
     pending: tuple[int, dict] | None = None
-    skipped = 0  # steps in a row
+    skipped = np.zeros((), int)  # steps in a row; of each seed, where there are many
     clock = _Clock(stage.tokens_per_step)
 
     def log(number: int, metrics: dict) -> None:
@@ -57,17 +61,20 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
         values["lr"] = float(stage.learning_rate(number - 1))
         values |= stage.derive(values)
         shown = {name.split("/")[-1]: values[name] for name in stage.headline}
-        progress.update(number, **shown, tokens_per_second=values["tokens_per_second"])
-        skipped = skipped + 1 if values["skipped"] == 1 else 0  # of all its minibatches
-        if values["skipped"] or number % config.log_every == 0 or number in (1, config.steps):
+        speed = np.broadcast_to(values["tokens_per_second"], np.shape(values["skipped"]))
+        progress.update(number, **shown, tokens_per_second=speed.sum())
+        skipped = np.where(np.equal(values["skipped"], 1), skipped + 1, 0)  # of all its minibatches
+        due = number % config.log_every == 0 or number in (1, config.steps)
+        if due or np.any(values["skipped"]):
             run.metrics.write(number, values)
-        if skipped == config.most_skipped:
-            first = number - skipped + 1
+        for place in np.flatnonzero(skipped == config.most_skipped)[:1]:
+            first, stuck = number - config.most_skipped + 1, run.of(place)
+            rows = functools.partial(_rows_of, stage, place)
             raise UserError(
-                f"{run.name}: steps {first} to {number} had a loss or gradient that is not finite "
-                f"and were skipped; the last good checkpoint is {run.checkpoints.newest()}; step "
-                f"{first} {origin(run, first, stage.row_numbers)}; add --replay {first} to the "
-                "command to see which tensors are not finite"
+                f"{stuck.name}: steps {first} to {number} had a loss or gradient that is not "
+                f"finite and were skipped; the last good checkpoint is "
+                f"{stuck.checkpoints.newest()}; step {first} {origin(stuck, first, rows)}; add "
+                f"--replay {first} to the command{stuck.how} to see which tensors are not finite"
             )
 
     def evaluate(number: int) -> None:
@@ -104,7 +111,7 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
                 pending = None
             if stage.finish and last:
                 state = stage.finish(state, frozen)
-            if save and (last or stop or not skipped):
+            if save and (last or stop or not np.any(skipped)):
                 run.checkpoints.save(number, state)
             if due(number):
                 evaluate(number)
@@ -132,6 +139,11 @@ def compiled(step: Step, state: TrainState, batch: Any, frozen: dict) -> Step:
     program = step.lower(state, batch, frozen).compile()
     return_freed_memory()
     return program
+
+
+def _rows_of(stage: Stage, place: int, step: int) -> np.ndarray:
+    """The rows of a step; of many seeds, those of the one at this place."""
+    return np.atleast_2d(stage.row_numbers(step))[place]
 
 
 class _Clock:

@@ -12,12 +12,15 @@ log file, a CI job) a plain line every ten seconds and one at the end.
 import html
 import time
 
+import numpy as np
 import rich
+from numpy.typing import ArrayLike
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from gpt_jax.readable import clock, short
+from gpt_jax.seeds import mean_and_width
 
 LOG_SECONDS = 10.0
 NOTEBOOK_SECONDS = 0.5
@@ -67,7 +70,8 @@ class Progress:
     def update(self, step: int, **values: float) -> None:
         """Sets the step and the numbers to show; cheap enough to call at every step.
 
-        `tokens_per_second` is shown as a speed; every other name as it is, with its value.
+        `tokens_per_second` is shown as a speed; every other name as it is, with its value. Of many
+        seeds a value is an array, and is shown as its mean with half of its 95% interval.
         """
         now = time.monotonic()
         self.step = step
@@ -98,7 +102,7 @@ class Progress:
         values = dict(self._values)
         speed = values.pop("tokens_per_second", None)
         parts = [f"{self.step:,}/{self.total:,}"]
-        parts += [f"{name} {value:.4g}" for name, value in values.items()]
+        parts += [f"{name} {_text(value)}" for name, value in values.items()]
         if speed is not None:
             parts.append(f"{short(speed)} tokens/s")
         parts.append(f"{clock(time.monotonic() - self._started)} elapsed")
@@ -121,3 +125,10 @@ class Progress:
             f"<progress value='{self.step}' max='{self.total}'></progress> "
             f"{html.escape(self._line())}</code>"
         )
+
+
+def _text(value: ArrayLike) -> str:
+    if not np.ndim(value):
+        return f"{value:.4g}"
+    mean, width = mean_and_width(value)
+    return f"{mean:.4g} \N{PLUS-MINUS SIGN}{width:.1g}"

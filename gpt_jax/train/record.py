@@ -13,7 +13,7 @@ from gpt_jax.parallel import distributed
 
 # Where a run is started, which is not written down, since a folder may be moved, and a replay that
 # changes nothing.
-WHERE = {"run_dir", "coordinator", "processes", "process_id", "replay"}
+WHERE = {"run_dir", "coordinator", "processes", "process_id", "replay", "sweep"}
 # How a run is made, not what comes out: these may differ from one start to the next. They are
 # matched by the last name of a setting, or by a name with all that is below it.
 HOW = WHERE | {
@@ -55,7 +55,8 @@ def compare_config(folder: Path, name: str, config: Any) -> bool:
         nonlocal grown
         old = _read(folder / "config.json")
         if old is not None:
-            grown = _grown(folder, old, _settings(name, config))
+            one = {"seeds": 1}  # which is not written
+            grown = _grown(folder, one | old, one | _settings(name, config))
 
     distributed.on_main(compare)
     return bool(distributed.agree(grown))
@@ -70,6 +71,8 @@ def record_config(folder: Path, name: str, config: Any) -> None:
 
 def _settings(name: str, config: Any) -> dict:
     settings = dataclasses.asdict(config)
+    if settings["seeds"] == 1:  # as in folders that are older than this setting
+        del settings["seeds"]
     return {"stage": name} | {k: v for k, v in settings.items() if k not in WHERE}
 
 

@@ -41,6 +41,21 @@ def is_finished(name: str, config: Common) -> bool:
     return True
 
 
+def write_samples(folder: Path, step: int, texts: Mapping[str, str]) -> None:
+    """Writes {opening: text} of a step into a folder's `samples.jsonl`."""
+    distributed.on_main(lambda: add_openings(folder, step, texts))
+
+
+def finish(folder: Path) -> None:
+    """Writes the report of a stage that needs nothing more, and says so in its folder."""
+
+    def write() -> None:
+        write_report(folder)
+        files.write_text(folder / FINISHED, "")
+
+    distributed.on_main(write)
+
+
 class Run:
     """`with Run(name, config) as run:` opens a stage's folder, new or to be resumed.
 
@@ -54,7 +69,10 @@ class Run:
       checkpoints: the Checkpoints.
       stop: whether a signal asked the run to end.
       replay: the step to look at instead of training, or None.
+      how: what a command has to be given besides, to be about this run.
     """
+
+    how = ""
 
     def __init__(self, name: str, config: Common):
         self.name, self.seed, self.replay = name, config.seed, config.replay
@@ -76,19 +94,24 @@ class Run:
         return self
 
     def __exit__(self, error_type: type | None, *rest: object) -> None:
+        self.close(error_type)
+        if error_type is None:
+            finish(self.folder)
+        self.stop.__exit__(error_type, *rest)
+
+    def close(self, error_type: type | None = None) -> None:
+        """Waits until all is on disk, if the run ended or was stopped and did not fail."""
         try:
             # Of many processes, one that fails cannot wait for the others to write a checkpoint.
             if jax.process_count() == 1 or error_type in (None, SystemExit, KeyboardInterrupt):
                 self.checkpoints.close()
         finally:
             self.metrics.close()
-        if error_type is None:
-            distributed.on_main(self._finish)
-        self.stop.__exit__(error_type, *rest)
 
-    def _finish(self) -> None:
-        write_report(self.folder)
-        files.write_text(self.folder / FINISHED, "")
+    def of(self, place: int) -> Run:
+        """The run of one seed, which here is the only one."""
+        del place
+        return self
 
     def restore_or_create(
         self, init: Callable[..., TrainState], *args: Any, mesh: Mesh, axes: Axes
@@ -118,4 +141,4 @@ class Run:
 
     def write_samples(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes {opening: text} of a step into `samples.jsonl`; all processes must call it."""
-        distributed.on_main(lambda: add_openings(self.folder, step, texts))
+        write_samples(self.folder, step, texts)

@@ -10,6 +10,7 @@ from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.text import Layout, TextModel
 from gpt_jax.models.contract import param_shapes
+from gpt_jax.seeds import refuse_many
 from gpt_jax.train.checkpoint import load_model
 from gpt_jax.train.origin import is_foreign, load_model_files, load_params
 
@@ -62,6 +63,7 @@ def served_folder(folder: Path, stage: str | None) -> Path:
         raise UserError(f"{folder}: there is no such run folder; give one under runs/.")
     if (folder / "checkpoints").is_dir():
         return folder
+    refuse_many(folder)
     there = [name for name, sub in SERVED.items() if (folder / sub / "checkpoints").is_dir()]
     if not there:
         raise UserError(f"{folder}: there is no trained model in it; give a run's folder.")

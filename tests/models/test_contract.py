@@ -77,7 +77,7 @@ def pretrain(folder, mesh):
     run_stage(
         "pretrain",
         Config(run_dir=str(folder), mesh=mesh),
-        lambda mesh: gradient_stage(
+        lambda config, mesh: gradient_stage(
             recipe,
             batch,
             batch,

@@ -72,7 +72,7 @@ def train(config, evaluate=None):
     stage = tiny.stage(
         functions, recipe.train, batch_at, tokenizer=TOKENIZER, evaluate=evaluate or Evaluate()
     )
-    run_stage("test", config, lambda mesh: stage)
+    run_stage("test", config, lambda config, mesh: stage)
 
 
 def changed(config, **settings):

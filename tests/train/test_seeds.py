@@ -10,8 +10,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gpt_jax import keys
+from gpt_jax.generate.sampler import generate
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models.contract import init
 from gpt_jax.models.heads import init_scorer
@@ -21,6 +23,7 @@ from gpt_jax.rl.rewards import model_reward
 from gpt_jax.train.gradient import gradient_functions
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
 from gpt_jax.train.stage import TrainConfig
+from gpt_jax.train.vectorized import Frozen, one, stack, step_of_all
 from tests import tiny
 
 SEEDS = np.arange(3, dtype=np.uint32)
@@ -93,6 +96,68 @@ def test_policies_of_many_seeds_are_those_of_each():
 
     inputs = Inputs(tiny.prompts(np.random.default_rng(0), 4))
     assert_equal_and_apart(*both(start, step, inputs, frozen, steps=1))
+
+
+@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+def test_policies_with_prompts_and_references_of_their_own(how):
+    """Two iterations of a run of many seeds: other prompts, other references, one reward.
+
+    Sampled tokens are compared through what follows from them. Products with a batch dimension
+    round otherwise, so a draw could fall on the other side of a boundary; these do not.
+    """
+    config = PPOConfig(episodes=4, epochs=1, minibatches=2, max_new_tokens=6)
+    model = ActorCritic(MODEL, MODEL)
+    optimizer = make_optimizer(OPTIMIZER, 10, tiny.AXES)
+    scorer = init_scorer(MODEL, tiny.params(MODEL, seed=1), jax.random.key(2))
+    step = make_iteration(ppo(config, model, tiny.ENDS), optimizer, model_reward(MODEL, scorer))
+    policies = [tiny.params(MODEL, seed=seed) for seed in SEEDS.tolist()]
+    inputs = [Inputs(tiny.prompts(np.random.default_rng(seed), 4)) for seed in SEEDS.tolist()]
+    starts = [
+        jax.jit(lambda s, p: init_state(config, model, optimizer, s, p, scorer))(seed, policy)
+        for seed, policy in zip(SEEDS, policies, strict=True)
+    ]
+    together = stack(starts)
+    frozen = Frozen({"reward": scorer}, {"reference": stack(policies)})
+    step_all = step_of_all(step, how)
+    for _ in range(2):
+        together, metrics = step_all(together, tuple(inputs), frozen)
+    for place, (alone, policy) in enumerate(zip(starts, policies, strict=True)):
+        for _ in range(2):
+            alone, values = step(alone, inputs[place], {"reward": scorer, "reference": policy})
+        chex.assert_trees_all_close(one(together, place).params, alone.params, atol=1e-5)
+        ours = {name: total[place] for name, (total, _) in metrics.items()}
+        theirs = {name: total for name, (total, _) in values.items()}
+        assert ours["tokens"] == theirs["tokens"]
+        np.testing.assert_array_equal(
+            ours["val/num_eos_tokens"], theirs["val/num_eos_tokens"], err_msg=str(place)
+        )
+        chex.assert_trees_all_close(ours["objective/scores"], theirs["objective/scores"], rtol=1e-4)
+
+
+def test_under_vmap_sampling_goes_on_until_the_last_seed_has_stopped():
+    """With the same tokens as alone. Break it: leave `_any_running` without its rule, and the loop
+    of the program chooses between two caches at every token."""
+    prompts = tiny.prompts(np.random.default_rng(0), 4)
+    params = [tiny.params(MODEL, seed=seed) for seed in SEEDS.tolist()]
+
+    def sample(params, seed):
+        key = keys.derive(seed, 0, "test")
+        ends = {"stop_ids": tuple(range(1, 7)), "pad_id": 0}
+        return generate(MODEL, params, prompts, key, max_new_tokens=20, **ends)
+
+    together = jax.jit(jax.vmap(sample))(stack(params), SEEDS)
+    lengths = []
+    for place, seed in enumerate(SEEDS):
+        alone = jax.jit(sample)(params[place], seed)
+        found = one(together, place)
+        chex.assert_trees_all_equal(found.completion_BC, alone.completion_BC)
+        chex.assert_trees_all_equal(found.stopped_B, alone.stopped_B)
+        chex.assert_trees_all_close(found.logprobs_BC, alone.logprobs_BC, atol=1e-5)
+        lengths.append(int(alone.mask_BC.sum(1).max()))
+    assert len(set(lengths)) > 1, "a case where one seed stops before another"
+    jaxpr = jax.make_jaxpr(jax.vmap(sample))(stack(params), SEEDS)
+    loops = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "while"]
+    assert loops and all(e.params["cond_jaxpr"].out_avals[0].shape == () for e in loops)
 
 
 def test_a_seed_in_the_state_gives_the_keys_of_the_number():
