@@ -58,6 +58,8 @@ setup(
         "beam": ["apache-beam>=2.60"],
         # Output that fits a JSON schema, a regular expression or a grammar.
         "constraints": ["llguidance>=1.0"],
+        # A graph of vectors, for retrieval from many documents.
+        "retrieval": ["hnswlib>=0.8"],
         # OpenAI's interface over HTTP, and the page.
         "serve": ["llguidance>=1.0", "prometheus_client>=0.20", "starlette>=0.40", "uvicorn>=0.30"],
         "tensorboard": ["tensorboardX>=2.6"],

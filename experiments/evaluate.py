@@ -29,12 +29,13 @@ from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.tasks.benchmark import Benchmark, Writing
 from gpt_jax.tasks.choices import CHOICES
 from gpt_jax.tasks.gsm8k import GSM8K
+from gpt_jax.tasks.humaneval import HUMANEVAL
 from gpt_jax.train.command import use_compilation_cache
 from gpt_jax.train.origin import fingerprint
 from gpt_jax.train.progress import Progress
 from gpt_jax.train.served import open_run
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*CHOICES, GSM8K)}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*CHOICES, GSM8K, HUMANEVAL)}
 PERPLEXITY = "perplexity"
 
 

@@ -10,11 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # Every room, and the rooms right beneath it: it may import those and whatever is beneath them.
 BENEATH = {
     "tools": {"experiments", "plan"},
-    "experiments": {"serve", "chat", "plan", "labels"},
+    "experiments": {"serve", "chat", "plan", "labels", "prompting"},
     "serve": {"evaluate", "rl"},
     "chat": {"evaluate", "rl"},
     "plan": {"evaluate", "rl"},
     "labels": {"train"},
+    "prompting": {"generate"},
     "evaluate": {"rl"},
     "rl": {"train"},
     "train": {"generate", "losses", "report"},

@@ -1,5 +1,6 @@
 """Likelihoods of texts: against the full table of a model's probabilities, whatever the batch."""
 
+import itertools
 import json
 
 import jax
@@ -15,7 +16,7 @@ from gpt_jax.evaluate.likelihood import loglikelihoods, rolling
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import forward, init
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.tasks import choices, gsm8k
+from gpt_jax.tasks import choices, gsm8k, humaneval
 from gpt_jax.text.tokenizer import Tokenizer
 
 STORY = {
@@ -121,6 +122,21 @@ def test_problems_are_graded_as_the_harness_does(text, strict, flexible):
     assert gsm8k.grade(row, [text]) == {"strict": strict, "flexible": flexible}
     many = gsm8k.grade(row, [text, "it is 42", "42", "42", "7"])
     assert many["majority"] == 1
+
+
+def test_programs_are_run_and_pass_at_k_has_no_bias():
+    row = {
+        "prompt": "def add(a, b):\n",
+        "entry_point": "add",
+        "test": "def check(f):\n    assert f(1, 2) == 3\n",
+    }
+    right, wrong = "    return a + b\n", "    return a - b\n"
+    assert humaneval.grade(row, [right, wrong]) == {"pass@1": 0.5}
+    # Over all draws of k of n samples, of which c pass.
+    for n, c, k in ((5, 2, 1), (6, 1, 3), (4, 4, 2), (5, 0, 2)):
+        draws = list(itertools.combinations(range(n), k))
+        share = sum(any(i < c for i in draw) for draw in draws) / len(draws)
+        assert humaneval.pass_at_k(n, c, k) == pytest.approx(share)
 
 
 def test_a_run_goes_on_where_it_was_cut(model, tmp_path):
