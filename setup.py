@@ -53,6 +53,8 @@ setup(
         "pretrained": ["gguf>=0.17", "huggingface_hub>=0.30", "jinja2>=3.1"],
         # Parquet files, .zst files and Hugging Face's data sets; each is imported when it is used.
         "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
+        # JSON Schemas as verifiers.
+        "rewards": ["jsonschema>=4.18"],
         # Brings older versions of what others need: in an environment of its own.
         "beam": ["apache-beam>=2.60"],
         "tensorboard": ["tensorboardX>=2.6"],
@@ -61,6 +63,7 @@ setup(
             "datasets>=3",
             "hypothesis>=6",
             "jinja2>=3.1",
+            "jsonschema>=4.18",
             "ipykernel>=6",
             "nbclient>=0.10",
             "nbformat>=5",

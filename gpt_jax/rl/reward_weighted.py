@@ -31,8 +31,9 @@ class RewardWeightedConfig(RolloutConfig):
 
     epochs: Positive = 1
     """Passes over the episodes of an iteration: what is sampled is soon no sample of the policy."""
-    beta: PositiveFloat = 0.5
-    """How far two scores lie apart whose completions' weights differ by a factor of e."""
+    beta: PositiveFloat = 1.0
+    """How many standard deviations two scores lie apart where the weights of their completions
+    differ by a factor of e."""
 
 
 Rows = tuple[Rollout, jax.Array]  # with the weights (B,) of its completions
