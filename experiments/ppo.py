@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import optax
 from jax.sharding import Mesh
 
-from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
@@ -32,7 +31,7 @@ from gpt_jax.train import command
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer
-from gpt_jax.train.origin import load_model_files, start_of
+from gpt_jax.train.origin import start_of
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
 
 COST = Cost(learned=2, frozen=2, samples=True)
@@ -103,14 +102,12 @@ def main(
 
     def stage(mesh: Mesh) -> Stage:
         start = start_of(config)
-        if config.policy_from and load_model_files(config.policy_from) != start:
-            raise UserError(
-                f"{config.policy_from} has another model or tokenizer than {config.init_from}; "
-                "give the folder of a policy that came from it"
-            )
-        records = config.data.read("prompts", "train")
-        given = own_scoring(reward, rule, start, records) if reward or rule else None
-        scoring = given or config.scoring(start)
+        config.check_policy(start)
+        if reward or rule:
+            records = config.data.read("prompts", "train")
+            scoring = own_scoring(reward, rule, start, records)
+        else:
+            scoring = config.scoring(start)
         return prepare(config, start, scoring, mesh)
 
     run_stage("ppo", config, stage)

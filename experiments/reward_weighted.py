@@ -78,6 +78,7 @@ def main(config: Config) -> None:
 
     def stage(mesh: Mesh) -> Stage:
         start = start_of(config)
+        config.check_policy(start)
         return prepare(config, start, config.scoring(start), mesh)
 
     run_stage("reward_weighted", config, stage)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,11 @@ class RewardWeightedConfig(RolloutConfig):
     differ by a factor of e."""
 
 
-Rows = tuple[Rollout, jax.Array]  # with the weights (B,) of its completions
+class Samples(NamedTuple):
+    """A rollout, and what the likelihood of each of its completions is worth."""
+
+    rollout: Rollout
+    weights_B: jax.Array
 
 
 def init_state(
@@ -67,7 +72,7 @@ def prepare(
     frozen: dict,
     rollout: Rollout,
     scores_B: jax.Array,
-) -> tuple[Rows, Metrics]:
+) -> tuple[Samples, Metrics]:
     """Turns scores into weights, and measures the policy."""
     mask_BC = rollout.mask_BC
     policy, reference = (
@@ -92,14 +97,14 @@ def prepare(
         "policy/entropy_avg": (entropy_BC.sum(), tokens),
         "val/num_eos_tokens": ((rollout.stopped_B * kept_B).sum(), 1.0),
     }
-    return (rollout, weights_B), metrics
+    return Samples(rollout, weights_B), metrics
 
 
 def loss(
     config: RewardWeightedConfig,
     model: Model,
     learned: dict,
-    batch: tuple[Rows, None],
+    batch: tuple[Samples, None],
     key: jax.Array | None = None,
     frozen: dict | None = None,
 ) -> Loss:
