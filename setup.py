@@ -54,6 +54,8 @@ setup(
         "pretrained": ["gguf>=0.17", "huggingface_hub>=0.30", "jinja2>=3.1"],
         # Parquet files, .zst files and Hugging Face's data sets; each is imported when it is used.
         "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
+        # JSON Schemas as verifiers.
+        "rewards": ["jsonschema>=4.18"],
         # Brings older versions of what others need: in an environment of its own.
         "beam": ["apache-beam>=2.60"],
         # Output that fits a JSON schema, a regular expression or a grammar.
@@ -69,6 +71,7 @@ setup(
             "httpx>=0.27",
             "hypothesis>=6",
             "jinja2>=3.1",
+            "jsonschema>=4.18",
             "ipykernel>=6",
             "llguidance>=1.0",
             "nbclient>=0.10",

@@ -3,7 +3,8 @@
     python -m experiments.reward_weighted --reward-from runs/reward/default
     python -m experiments.reward_weighted --reward "task:microworld + 0.2*rule:brevity"
 
-The simplest baseline for PPO: sample, score, finetune with weights exp(score / beta).
+The simplest baseline for PPO: sample, score, finetune with weights exp(score / beta), the scores
+counted in standard deviations.
 
 Hardware and time (tiny): TODO
 Expected (tiny, microworld): TODO
@@ -77,6 +78,7 @@ def main(config: Config) -> None:
 
     def stage(mesh: Mesh) -> Stage:
         start = start_of(config)
+        config.check_policy(start)
         return prepare(config, start, config.scoring(start), mesh)
 
     run_stage("reward_weighted", config, stage)

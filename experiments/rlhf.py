@@ -338,7 +338,7 @@ def evaluate(config: Config, folder: Path, mesh: Mesh) -> dict:
 
 def evaluation_rows(config: Config, start: ModelFiles, left_out: LeftOut) -> list[dict]:
     """The held-out prompts that every model answers, drawn by what they say."""
-    room = start.model.context_length - config.ppo.max_new_tokens
+    room = start.model.context_length - config.ppo.max_new_tokens - config.reward.readout
     rows = policies.fitting_rows(task_of(config.data), start.tokenizer, room, left_out)
     return sample_rows(rows, config.evaluate.prompts, config.seed)
 

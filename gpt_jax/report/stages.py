@@ -206,7 +206,7 @@ def ppo_verdict(rows: Rows) -> str:
     sentence = f"{score}{_from(rows, 'objective/scores', 2)}, at a KL of {kl} nats."
     dropped = int(_values(rows, "val/dropped_rows").sum())
     if dropped:
-        sentence += f" {dropped:,} answers had no score and were left out."
+        sentence += f" {dropped:,} answers of these had no score and were left out."
     return sentence
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import optax
 from jax.sharding import Mesh
 
-from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
 from gpt_jax.models.heads import axes_of
@@ -26,7 +25,7 @@ from gpt_jax.rl.stage import OnlineConfig, OnlineRecipe, online_stage
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import make_optimizer
-from gpt_jax.train.origin import load_model_files, start_of
+from gpt_jax.train.origin import start_of
 from gpt_jax.train.stage import Functions, Stage
 from gpt_jax.train.state import TrainState
 
@@ -128,11 +127,7 @@ def scoring_of(
     Raises:
       UserError: if the policy to go on from is not of the finetuned model's shape.
     """
-    if config.policy_from and load_model_files(config.policy_from) != start:
-        raise UserError(
-            f"{config.policy_from} has another model or tokenizer than {config.init_from}; "
-            "give the folder of a policy that came from it"
-        )
+    config.check_policy(start)
     if reward or rule:
         return own_scoring(reward, rule, start, config.data.read("prompts", "train"))
     return config.scoring(start)

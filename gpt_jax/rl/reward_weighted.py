@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,16 @@ class RewardWeightedConfig(RolloutConfig):
 
     epochs: Positive = 1
     """Passes over the episodes of an iteration: what is sampled is soon no sample of the policy."""
-    beta: PositiveFloat = 0.5
-    """How far two scores lie apart whose completions' weights differ by a factor of e."""
+    beta: PositiveFloat = 1.0
+    """How many standard deviations two scores lie apart where the weights of their completions
+    differ by a factor of e."""
 
 
-Rows = tuple[Rollout, jax.Array]  # with the weights (B,) of its completions
+class Samples(NamedTuple):
+    """A rollout, and what the likelihood of each of its completions is worth."""
+
+    rollout: Rollout
+    weights_B: jax.Array
 
 
 def init_state(
@@ -66,7 +72,7 @@ def prepare(
     frozen: dict,
     rollout: Rollout,
     scores_B: jax.Array,
-) -> tuple[Rows, Metrics]:
+) -> tuple[Samples, Metrics]:
     """Turns scores into weights, and measures the policy."""
     mask_BC = rollout.mask_BC
     policy, reference = (
@@ -91,14 +97,14 @@ def prepare(
         "policy/entropy_avg": (entropy_BC.sum(), tokens),
         "val/num_eos_tokens": ((rollout.stopped_B * kept_B).sum(), 1.0),
     }
-    return (rollout, weights_B), metrics
+    return Samples(rollout, weights_B), metrics
 
 
 def loss(
     config: RewardWeightedConfig,
     model: Model,
     learned: dict,
-    batch: tuple[Rows, None],
+    batch: tuple[Samples, None],
     key: jax.Array | None = None,
     frozen: dict | None = None,
 ) -> Loss:

@@ -29,7 +29,7 @@ from gpt_jax.rl.workers import SECONDS
 from gpt_jax.tasks.sandbox import PROTECTIONS
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
-from gpt_jax.train.origin import Started, start_params
+from gpt_jax.train.origin import Started, load_model_files, start_params
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
 
@@ -80,6 +80,14 @@ class OnlineConfig(Started):
                 "learned from; add model:RUN to the former"
             )
         self.reward_terms()
+
+    def check_policy(self, start: ModelFiles) -> None:
+        """Raises a UserError if `policy_from` did not come from where the policy starts."""
+        if self.policy_from and load_model_files(self.policy_from) != start:
+            raise UserError(
+                f"{self.policy_from} has another model or tokenizer than {self.init_from}; "
+                "give the folder of a policy that came from it"
+            )
 
     def reward_terms(self) -> tuple[Term, ...]:
         """What is learned from, read."""

@@ -92,6 +92,20 @@ def test_comparisons_end_with_eos_only_if_stopped(tokenizer):
     assert lengths[1, 1] == 0
 
 
+def test_degrees_are_kept_where_all_comparisons_have_them(tokenizer):
+    row = {
+        "prompt": [{"role": "user", "content": "words"}],
+        "completions": ["some", "more"],
+        "ranks": [0, 1],
+        "stopped": [True, True],
+    }
+    graded = [row | {"degrees": [2.5, 0.0]}, row | {"degrees": [1.0, 0.0]}]
+    rows = packing.pad_comparisons(graded, tokenizer, 64, LeftOut())
+    assert rows.degrees_BK.tolist() == [[2.5, 0.0], [1.0, 0.0]]
+    mixed = packing.pad_comparisons([row, graded[0]], tokenizer, 64, LeftOut())
+    assert mixed.degrees_BK is None
+
+
 def test_prompts_are_padded_on_the_left():
     tokens_BP = pad_prompts([[7, 8], [2, 3, 4, 5]], 4, pad_id=0).tokens_BP
     assert tokens_BP.ids.tolist() == [[0, 0, 7, 8], [2, 3, 4, 5]]

@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from gpt_jax.data.ranking import ranks_of, temperature_of, unequal_pairs
+from gpt_jax.data.ranking import check_degrees, ranks_of, temperature_of, unequal_pairs
+from gpt_jax.errors import UserError
 
 
 def test_scores_that_look_alike_share_a_rank():
@@ -14,6 +15,17 @@ def test_scores_that_look_alike_share_a_rank():
     assert ranks_of([0.2, 0.9, 0.9, 0.86, 0.84]) == [2, 0, 0, 0, 1]
     assert ranks_of([0.2, 0.21, 0.22], noticeable=0.015) == [1, 0, 0]
     assert unequal_pairs([1, 0, 0]) == [(1, 0), (2, 0)]
+
+
+def test_margins_are_of_all_comparisons_or_of_none():
+    check_degrees([{}, {}])
+    check_degrees([{"degrees": [1.0, 0.0]}, {"degrees": [0.0, 0.0]}])
+    for rows, sentence in (
+        ([{"degrees": [1.0, 0.0]}, {}, {}], "2 of 3 comparisons have no `margin`"),
+        ([{"degrees": [-1.0, 0.0]}], "a `margin` below 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            check_degrees(rows)
 
 
 @pytest.mark.parametrize("agreement", [0.6, 0.73, 0.9])

@@ -115,6 +115,15 @@ def test_ranked_completions_keep_ties_and_marks():
     assert to_comparison(row) == {**row, "prompt": [USER], "ranks": [1, 0, 1]}
 
 
+def test_a_margin_says_how_clear_a_preference_is():
+    row = {"prompt": "Why?", "chosen": "a", "rejected": "b"}
+    assert "degrees" not in to_comparison(row) | to_comparison(row | {"margin": None})
+    assert to_comparison(row | {"margin": 3})["degrees"] == [3.0, 0.0]
+    for wrong in ("3", True, float("nan"), [1]):
+        with pytest.raises(UserError, match="`margin` must be a number"):
+            to_comparison(row | {"margin": wrong})
+
+
 def test_equal_completions_are_a_tie():
     row = {"prompt": "Why?", "chosen": "Same.", "rejected": "Same."}
     assert to_comparison(row)["ranks"] == [0, 0]

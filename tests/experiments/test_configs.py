@@ -3,18 +3,22 @@
 Break it: give a preset a width that its heads do not divide, or a batch that cannot accumulate.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import distill, dpo, kto, label, ppo, pretrain, reward, rlhf, sft
+from experiments import distill, dpo, kto, label, ppo, pretrain, reward, reward_weighted, rlhf, sft
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
 from gpt_jax.train.checkpoint import save_model_files
 
 STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
+# Stages that are no part of the recipe; they start from an SFT model and score with a reward model.
+ONLINE = {"reward_weighted": reward_weighted}
 
 
 class Lowered(Exception):
@@ -29,7 +33,7 @@ def without_training(monkeypatch):
         origin, frozen = stage.shapes
         batch = jax.tree.map(jnp.asarray, stage.batch_at(0))
         state = jax.eval_shape(stage.functions.init, np.uint32(seed), *origin)
-        after, metrics = jax.eval_shape(stage.functions.step, state, batch, frozen)
+        after, metrics = launch.step_shapes(stage.functions.step, state, batch, frozen)
         same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
         assert all(jax.tree.leaves(same)), "a step must keep the shapes of its state"
         assert all(total.shape == () for total, _ in metrics.values())
@@ -82,7 +86,23 @@ def test_every_preset_traces_of_what_learns_without_a_reward(
         stage.main(parsed)
 
 
-@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill])
+@pytest.mark.parametrize("preset", list(rlhf.presets))
+@pytest.mark.parametrize("name", list(ONLINE))
+def test_every_preset_of_the_online_stages_traces(name, preset, without_training, tmp_path):
+    model, stage = rlhf.presets[preset]().pretrain.model, ONLINE[name]
+    config = stage.presets[preset]()
+    texts = (row["text"] for row in config.data.read("text", "train")[:500])
+    save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
+    spec = f"0.5*model:{tmp_path} + min(model:{tmp_path}, rule:brevity) - task:microworld"
+    inputs = {"run_dir": str(tmp_path / "run"), "init_from": str(tmp_path)}
+    for reward_of in ({"reward_from": str(tmp_path)}, {"reward": spec}):
+        with pytest.raises(Lowered):
+            stage.main(dataclasses.replace(config, **inputs, **reward_of))
+
+
+@pytest.mark.parametrize(
+    "experiment", [pretrain, sft, label, reward, rlhf, dpo, kto, distill, *ONLINE.values()]
+)
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name

@@ -70,6 +70,14 @@ def test_a_verdict_needs_no_metric_in_particular():
             assert stage_verdict(STAGES[name], rows).endswith(".")
 
 
+def test_answers_without_a_score_are_in_the_verdict():
+    dropped = [SCORES[0] | {"step": n, "val/dropped_rows": 2.0} for n in (1, 2)]
+    assert stage_verdict(STAGES["ppo"], dropped).endswith(
+        "4 answers had no score and were left out."
+    )
+    assert "no score" not in stage_verdict(STAGES["ppo"], SCORES)
+
+
 def test_an_objective_of_its_own_is_drawn_beside_the_loss(tmp_path):
     page = _write(tmp_path / "mine", [{"step": 1, "loss": 2.0, "objective": 1.5}])
     assert "<figcaption>Loss</figcaption>" in page and "<figcaption>Objective</figcaption>" in page

@@ -35,6 +35,7 @@ from gpt_jax.rl.rewards import (
     record_reward,
     retokenized_reward,
 )
+from gpt_jax.tasks import sandbox
 from gpt_jax.text import chat
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import state as states
@@ -245,7 +246,7 @@ def folders(tmp_path_factory):
     return root
 
 
-def train(folders, run_dir, reward_from, reward=None, **more):
+def train(folders, run_dir, reward_from, reward=None, reward_spec=None, **more):
     smoke = experiment.smoke().ppo
     steps = dataclasses.replace(smoke.train, steps=2)
     config = experiment.Config(
@@ -254,7 +255,8 @@ def train(folders, run_dir, reward_from, reward=None, **more):
         data=DataConfig(prompts=f"{folders}/prompts.jsonl"),
         run_dir=str(run_dir),
         init_from=f"{folders}/sft",
-        reward_from=f"{folders}/{reward_from}",
+        **({"reward_from": f"{folders}/{reward_from}"} if reward_from else {}),
+        reward=reward_spec,
         **more,
         ppo=dataclasses.replace(smoke, train=steps),
     )
@@ -279,6 +281,41 @@ def test_a_reward_model_with_another_tokenizer(folders, tmp_path):
     assert not (tmp_path / "run").exists()
     params = train(folders, tmp_path / "run", "tokenizer", retokenize=True)
     assert params["value"]["backbone"]["final_norm"]["scale"].shape == (16,)
+
+
+def test_a_weighted_sum_of_models_and_rules(folders, tmp_path, capfd):
+    """A rule that now and then raises costs rows, which are counted, and not the run."""
+    model, odd = f"model:{folders}/shape", "tests.rl.test_workers:raises_on_odd"
+    spec = f"0.5*{model} - 0.1*variance({model}, model:{folders}/tokenizer) + {odd}"
+    params = train(folders, tmp_path, None, reward_spec=spec, retokenize=True)
+    # The value model starts as the first reward model.
+    assert params["value"]["backbone"]["final_norm"]["scale"].shape == (24,)
+    rows = read_metrics(tmp_path)
+    assert 0 < sum(row["val/dropped_rows"] for row in rows) < 16
+    assert {f"objective/scores/{term}" for term in (model, odd)} < rows[0].keys()
+    assert capfd.readouterr().err.count(f"the reward {odd} raised ValueError: odd") == 1
+    assert json.loads((tmp_path / "inputs.json").read_text()).keys() > {f"the reward {model}"}
+
+
+@pytest.mark.parametrize(
+    "spec, sentence",
+    [
+        ("model:{}/nowhere + rule:brevity", "nowhere: there is no"),
+        ("rule:brevity + 2*model:{}/sft", "sft holds a language model, where a reward model"),
+        ("model:{}/shape + model:{}/tokenizer", "has another tokenizer.*--retokenize"),
+        ("verifier:gsm8k", "the prompt of row 0 has no `answer`"),
+        ("rule:refusal", "the prompt of row 0 has no `refuse`"),
+        ("task:microworld", "the prompt of row 0 is no question of microworld"),
+        ("verifier:tests(60)", "may take 61 s for a row by itself; give more --rule-seconds"),
+    ],
+)
+def test_a_reward_is_looked_at_before_the_first_step(folders, tmp_path, spec, sentence):
+    """Invariant 13. Break it: load models, or read records, when they are first asked for."""
+    if "tests(" in spec and None in sandbox.protections().values():
+        pytest.skip("this machine cannot confine what is run")
+    with pytest.raises(UserError, match=sentence):
+        train(folders, tmp_path / "run", None, reward_spec=spec.replace("{}", str(folders)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_reward_of_ones_own_needs_no_reward_model(folders, tmp_path):

@@ -77,6 +77,12 @@ def only_first(record, text, stopped):
     return 1.0 if record["prompt"][0]["content"] == "yes" else record["none"]
 
 
+def raises_on_odd(record, text, stopped):
+    if len(text) % 2:
+        raise ValueError("odd")
+    return len(text) / 10
+
+
 def never(record, text, stopped):
     raise ValueError("never")
 

@@ -1,6 +1,7 @@
 """Code that means harm: what of it is refused, killed or cut, and that no cheat passes a test."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -140,6 +141,28 @@ def test_it_ends_with_the_process_that_started_it():
             if str(sandbox.CHILD) in Path(f"/proc/{name}/cmdline").read_text():
                 left.append(int(Path(f"/proc/{name}/stat").read_text().split()[3]))
     assert 1 not in left  # which would be the parent of one that had been left behind
+
+
+@confined
+def test_without_landlock_nothing_is_written_at_all(tmp_path):
+    """Break it: leave the `openat` out of `_filter`."""
+    code = (
+        f"import sys, dataclasses; sys.path.insert(0, {str(sandbox.CHILD.parent)!r})\n"
+        "import kernel\n"
+        "kernel._landlock = lambda *arguments: None\n"
+        f"active = kernel.confine('.', {dataclasses.asdict(Limits())!r})\n"
+        "print('reads' in active, active['writes'], open('/etc/passwd').read(1) != '')\n"
+        "for attempt in ('x', '/tmp/x'):\n"
+        "    for mode in ('w', 'a', 'x', 'r+'):\n"
+        "        try: open(attempt, mode)\n"
+        "        except PermissionError: print('refused')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    first, *refused = done.stdout.splitlines()
+    assert first == "False seccomp: no file is opened for writing True", done.stderr
+    assert refused == ["refused"] * 8 and not list(tmp_path.iterdir())
 
 
 ADD = "def add(a, b): return a + b"
