@@ -117,6 +117,11 @@ def _located(
     """The raw rows of a source, file by file with its name, and whether to divide them."""
     divide = False
     if spec == MICROWORLD:
+        if kind == "feedback":
+            raise UserError(
+                f"{spec} has no marked answers; leave --data.feedback out, and its comparisons are "
+                "taken apart"
+            )
         # Importing TFDS takes half a second, which a run on local files need not pay.
         from gpt_jax.data.microworld import builder
 

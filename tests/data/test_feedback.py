@@ -54,6 +54,8 @@ def test_a_file_of_them(tmp_path):
     path.write_text(path.read_text() + '{"prompt": "and?", "completion": "no."}\n')
     with pytest.raises(UserError, match="thumbs.jsonl:61.*feedback needs"):
         DataConfig(feedback=str(path)).read("feedback", "train")
+    with pytest.raises(UserError, match="microworld has no marked answers"):
+        DataConfig(feedback="microworld").read("feedback", "train")
     with pytest.raises(UserError, match="test_feedback is .* no data.feedback"):
         DataConfig(test_feedback=str(path))
 

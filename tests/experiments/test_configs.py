@@ -4,13 +4,31 @@ Break it: give a preset a width that its heads do not divide, or a batch that ca
 """
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import distill, dpo, kto, label, ppo, pretrain, reward, reward_weighted, rlhf, sft
+from experiments import (
+    distill,
+    dpo,
+    grpo,
+    kto,
+    label,
+    online_dpo,
+    ppo,
+    pretrain,
+    reinforce,
+    rejection,
+    reward,
+    reward_weighted,
+    rlhf,
+    rloo,
+    sft,
+)
+from gpt_jax.data.config import DataConfig
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
@@ -18,7 +36,14 @@ from gpt_jax.train.checkpoint import save_model_files
 
 STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
 # Stages that are no part of the recipe; they start from an SFT model and score with a reward model.
-ONLINE = {"reward_weighted": reward_weighted}
+ONLINE = {
+    "reward_weighted": reward_weighted,
+    "grpo": grpo,
+    "rloo": rloo,
+    "reinforce": reinforce,
+    "rejection": rejection,
+    "online_dpo": online_dpo,
+}
 
 
 class Lowered(Exception):
@@ -62,26 +87,40 @@ def test_every_preset_traces(name, preset, without_training, tmp_path):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
 
 
-@pytest.mark.parametrize("preset", list(rlhf.presets))
+OFFLINE = [
+    *((dpo, preset, []) for preset in dpo.presets),
+    *((dpo, "tiny", [f"--dpo.loss={name}"]) for name in dpo.LOSSES),
+    *((kto, preset, []) for preset in kto.presets),
+    *((distill, preset, []) for preset in distill.presets),
+    *((distill, preset, ["--distill.on-policy"]) for preset in distill.presets),
+]
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory):
+    """Options that name a little of the microworld: all of it takes long to lay out."""
+    folder, options = tmp_path_factory.mktemp("little"), []
+    for kind in ("comparisons", "demonstrations"):
+        for name, split in ((kind, "train"), (f"test_{kind}", "test")):
+            path = folder / f"{name}.jsonl"
+            rows = DataConfig().read(kind, split)[:300]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            options.append(f"--data.{name}={path}")
+    return options
+
+
 @pytest.mark.parametrize(
-    ("stage", "options"),
-    [
-        *((dpo, [f"--dpo.loss={name}"]) for name in dpo.LOSSES),
-        (kto, []),
-        (distill, []),
-        (distill, ["--distill.on-policy", "--distill.divergence=reverse"]),
-    ],
-    ids=str,
+    ("stage", "preset", "options"), OFFLINE, ids=lambda x: getattr(x, "__name__", str(x))
 )
-def test_every_preset_traces_of_what_learns_without_a_reward(
-    stage, options, preset, without_training, tmp_path
+def test_every_preset_without_a_reward_traces(
+    stage, preset, options, little, without_training, tmp_path
 ):
     config = rlhf.presets[preset]()
     texts = (row["text"] for row in config.data.read("text", "train")[:500])
     save_model_files(tmp_path, config.pretrain.model, Tokenizer.train(texts, 512))
     teacher = [f"--teacher-from={tmp_path}"] if stage is distill else []
     arguments = [f"--preset={preset}", f"--init-from={tmp_path}", f"--run-dir={tmp_path}/run"]
-    parsed = command.parse([*arguments, *teacher, *options], stage.presets, "")
+    parsed = command.parse([*arguments, *teacher, *little, *options], stage.presets, "")
     with pytest.raises(Lowered):
         stage.main(parsed)
 
@@ -101,7 +140,7 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
 
 
 @pytest.mark.parametrize(
-    "experiment", [pretrain, sft, label, reward, rlhf, dpo, kto, distill, *ONLINE.values()]
+    "experiment", [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, *ONLINE.values()]
 )
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
