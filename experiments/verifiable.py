@@ -4,7 +4,7 @@
 
 A small model first learns from demonstrations how an addition is worked out in two steps; which
 digits belong together is drawn at random there (`gpt_jax/tasks/arithmetic.py`), so that it is right
-about once in 70 times. Then it learns from its own samples and a reward of 1 for the exact sum, 0
+about once in 15 times. Then it learns from its own samples and a reward of 1 for the exact sum, 0
 for anything else: in most groups of completions of one sum a few are right by chance, and these are
 all that it has to learn from. Held-out pairs are in no demonstration and no prompt.
 
@@ -161,7 +161,7 @@ def recipe(steps: int, **sizes: int) -> grpo.GRPO:
         missing_stop_score=None,
         kl_coef=0.0,
         optimizer=OptimizerConfig(
-            learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
+            learning_rate=3e-4, schedule="constant", weight_decay=0.0, eps=1e-5
         ),
         train=LoopConfig(
             steps=steps, log_every=1, evaluate_every=max(1, steps // 10), checkpoint_every=50
@@ -190,7 +190,7 @@ def tiny() -> Config:
             optimizer=OptimizerConfig(kind="muon", learning_rate=6e-3),
             train=TrainConfig(steps=600, batch_size=16, evaluate_every=300, checkpoint_every=300),
         ),
-        grpo=recipe(200, episodes=512, group=16, minibatches=2),
+        grpo=recipe(300, episodes=512, group=16, minibatches=2),
     )
 
 

@@ -4,9 +4,9 @@
 
 An answer adds the last digits, then the first ones and what is carried, and writes the two results
 as one number. `demonstration` shows this way of writing, and sums of digits that are right; but
-which two digits are added in either step, and whether one is carried, is drawn at random. About one
-demonstration in 20 is right, and so is a model that has learned them: that digits of the same place
-belong together it must find out from the verifier's verdict.
+which digit of either number is added in a step, and whether one is carried, is drawn at random.
+About one demonstration in 15 is right, and so is a model that has learned them: that digits of the
+same place belong together it must find out from the verifier's verdict.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def worked_out(first: tuple[int, int], second: tuple[int, int], carried: int) ->
 
 def demonstration(a: int, b: int, rng: np.random.Generator) -> str:
     """An answer in which it is left to chance which digits are added."""
-    digits = [a // 10, a % 10, b // 10, b % 10]
-    first, second = (tuple(digits[i] for i in rng.choice(4, 2, replace=False)) for _ in range(2))
+    digits = (a // 10, a % 10), (b // 10, b % 10)
+    first, second = (tuple(d[rng.integers(2)] for d in digits) for _ in range(2))
     return worked_out(first, second, int(rng.integers(2)))
 
 
