@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from gpt_jax.losses.lm import Metrics
+from gpt_jax.parallel import rules
 from gpt_jax.train.finite import Learner, update_if_finite
 from gpt_jax.train.step import LossFn
 
@@ -62,7 +64,7 @@ def update(
         return total / count, metrics
 
     def one_update(learner, inputs):
-        minibatch, key = inputs
+        minibatch, key = whole_if_uneven(inputs[0]), inputs[1]
         gradient = jax.value_and_grad(objective, has_aux=True)
         (value, metrics), grads = gradient(learner.params, minibatch)
         learner, more = update_if_finite(optimizer, learner, value, grads, key)
@@ -79,3 +81,15 @@ def update(
 
     learner, metrics = jax.lax.scan(one_epoch, learner, jax.random.split(key, passes.epochs))
     return learner, jax.tree.map(jnp.sum, metrics)
+
+
+def whole_if_uneven(rows: Any) -> Any:
+    """Rows that the devices do not divide, on all of them: each does the same.
+
+    XLA would split them unevenly and fill up with rows of token 0 at place 0, whose gradient the
+    partitioned scatter of an embedding then adds to that of the real ones.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(jax.tree.leaves(rows)[0]) % rules.shards(mesh, "batch") == 0:
+        return rows
+    return jax.lax.with_sharding_constraint(rows, PartitionSpec())
