@@ -150,14 +150,15 @@ def run_seeds(name: str, config: Common, prepare: Prepare) -> None:
     with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
         stages = [prepare(of_seed, mesh) for of_seed in configs]
     look_at(stages[0], config.seed, mesh)
+    with jax.set_mesh(mesh):
+        why = why_in_turn(stages)
+        how, reason = (None, why) if why else choose(stages, mesh)
     said = f"{name}: {config.seeds} seeds"
-    if why := why_in_turn(stages):
-        distributed.say(f"{said} in turn, since {why}")
+    if how is None:
+        distributed.say(f"{said} in turn, since {reason}")
         made = dict(zip((of_seed.seed for of_seed in configs), stages, strict=True))
         in_turn(name, config, lambda c: run_stage(name, c, lambda c, mesh: made.pop(c.seed)))
         return finish(Path(config.run_dir))
-    with jax.set_mesh(mesh):
-        how, reason = choose(stages, mesh)
     distributed.say(f"{said} in one program: {reason}")
     with SeedsRun(name, config) as run:
         with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):

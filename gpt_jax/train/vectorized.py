@@ -2,16 +2,17 @@
 
 All that two seeds differ in is in their states and batches, so the step of one, mapped over a
 leading axis S, is that of all. `vmap` widens every operation by that axis, which fills an
-accelerator that a small model leaves idle. A CPU it does not help: XLA's products with a batch
-dimension are slower there, and all seeds' activations leave its caches (docs/seeds.md has the
-numbers). There, and where `vmap` needs more memory than there is, `lax.map` goes through the seeds
-one after the other inside one program: compiled once, too, with the activations of one.
+accelerator that a small model leaves idle. On a CPU it takes a third more time and several times
+the memory (docs/seeds.md). There, and where `vmap` needs more memory than there is, `lax.map` goes
+through the seeds one after the other inside one program: compiled once, too, with the activations
+of one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -186,34 +187,45 @@ def _equal(a: Any, b: Any) -> bool:
     return a is b or not jax.tree.leaves(a) or bool(_all_equal(a, b))
 
 
-def choose(stages: Sequence[Stage], mesh: Mesh) -> tuple[How, str]:
-    """How the seeds are gone through on this mesh, and the reason, for people."""
+def choose(stages: Sequence[Stage], mesh: Mesh) -> tuple[How | None, str]:
+    """How the seeds are gone through on this mesh, and the reason, for people.
+
+    None is in turn: where even the states of all do not fit in the devices' memory.
+    """
     if platform() == "cpu":
         return "map", "one after the other, which on a CPU is faster"
+    room = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    needed = {}
+    for how, said in (("vmap", "all at once"), ("map", "one after the other")):
+        needed[how] = bytes_needed(stages, mesh, how)
+        if needed[how] <= room:
+            more = f", since all at once would need {_gib(needed['vmap'])}" if how == "map" else ""
+            return how, f"{said}, with {_gib(needed[how])} of {_gib(room)}{more}"
+    return None, f"together they would need {_gib(needed['map'])} of {_gib(room)}"
+
+
+def bytes_needed(stages: Sequence[Stage], mesh: Mesh, how: How) -> int:
+    """Memory of a device that the step of all seeds takes; what they start from counts once.
+
+    It is compiled for that, and again when it runs, then out of the compilation cache.
+    """
     (init, step, axes), (origin, frozen) = stages[0].functions, stages[0].shapes
+
+    def many(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, PartitionSpec(None, *x.sharding.spec))
+        return jax.ShapeDtypeStruct((len(stages), *x.shape), x.dtype, sharding=sharding)
+
     state = states.abstract(init, np.uint32(0), *origin, mesh=mesh, axes=axes)
-    many = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            (len(stages), *x.shape),
-            x.dtype,
-            sharding=NamedSharding(mesh, PartitionSpec(None, *x.sharding.spec)),
-        ),
-        state,
-    )
     batches = tuple(pipeline.shapes(stage.batch_at(0), mesh) for stage in stages)
-    lowered = step_of_all(step, "vmap").lower(many, batches, Frozen(frozen, {}))
-    room = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
-    # Compiled again when it runs, but out of the persistent cache.
-    needed = lowered.compile().memory_analysis()
-    if room is None or needed is None:
-        return "vmap", "all at once"
-    bytes_needed = (
-        needed.argument_size_in_bytes
-        + needed.output_size_in_bytes
-        + needed.temp_size_in_bytes
-        - needed.alias_size_in_bytes
+    lowered = step_of_all(step, how).lower(jax.tree.map(many, state), batches, Frozen(frozen, {}))
+    memory = lowered.compile().memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
     )
-    gib = f"{bytes_needed / 2**30:.1f} of {room / 2**30:.1f} GiB"
-    if bytes_needed > room:
-        return "map", f"one after the other, since all at once would need {gib}"
-    return "vmap", f"all at once, with {gib}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

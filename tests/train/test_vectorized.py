@@ -6,6 +6,7 @@ Break it: give all seeds one seed's batches, or derive a key from the place inst
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -18,10 +19,10 @@ from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.metrics import read_metrics
 from gpt_jax.models.contract import init
-from gpt_jax.parallel.mesh import MeshConfig
+from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.report import write_report
 from gpt_jax.text.tokenizer import Tokenizer
-from gpt_jax.train import command, launch
+from gpt_jax.train import command, launch, vectorized
 from gpt_jax.train.checkpoint import Checkpoints, load_model, load_model_files, load_params
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.gradient import gradient_functions
@@ -283,6 +284,41 @@ def test_each_seed_starts_from_its_own(many, alone):
         configs_of(dataclasses.replace(base, seed=4))
     foreign = configs_of(dataclasses.replace(base, init_from="hf:some/model"))
     assert {one.init_from for one in foreign} == {"hf:some/model"}
+
+
+def test_on_an_accelerator_it_is_what_fits(monkeypatch):
+    """All at once, else one after the other, else in turn."""
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100 * 2**30})
+    mesh = SimpleNamespace(devices=np.array([device]))
+    monkeypatch.setattr(vectorized, "platform", lambda: "gpu")
+    for needs, how, said in (
+        ({"vmap": 50}, "vmap", "all at once, with 50.0 GiB of 100.0 GiB"),
+        ({"vmap": 200, "map": 60}, "map", "since all at once would need 200.0 GiB"),
+        ({"vmap": 200, "map": 150}, None, "together they would need 150.0 GiB of 100.0 GiB"),
+    ):
+        monkeypatch.setattr(
+            vectorized, "bytes_needed", lambda stages, mesh, how, n=needs: n[how] * 2**30
+        )
+        found, reason = vectorized.choose([], mesh)
+        assert found == how and said in reason
+
+
+def test_the_memory_of_a_step_is_known_before_it_runs():
+    functions = gradient_functions(
+        MODEL,
+        lm_loss,
+        OptimizerConfig(),
+        TrainConfig(steps=4),
+        lambda seed: init(MODEL, keys.derive(seed, 0, "init")),
+    )
+    batches = pipeline.make_batch_at(ROWS, 8, 0)
+    stages = [tiny.stage(functions, TrainConfig(steps=4), batches)] * 3
+    mesh = make_mesh(MeshConfig(data=1))
+    state = jax.eval_shape(functions.init, np.uint32(0))
+    least = 3 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    with jax.set_mesh(mesh):
+        needed = vectorized.bytes_needed(stages, mesh, "map")
+    assert least < needed < 20 * least
 
 
 def test_what_is_frozen_lies_there_once():
