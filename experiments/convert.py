@@ -21,8 +21,7 @@ from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.foreign.export import save_pretrained
-from gpt_jax.train.checkpoint import load_model
-from gpt_jax.train.origin import is_foreign, load_model_files, load_params
+from gpt_jax.train.origin import is_foreign, load_model, load_model_files, load_params
 from gpt_jax.train.served import served_folder
 
 

@@ -35,7 +35,7 @@ from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import pairs_of, ranking_loss
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.contract import init, param_shapes
+from gpt_jax.models.contract import init
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.plan.estimate import Cost
@@ -51,9 +51,10 @@ from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_
 from gpt_jax.train.inputs import label_files
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import Started, start_of, start_params
-from gpt_jax.train.stage import Parameters, Stage, TrainConfig
+from gpt_jax.train.origin import start_of
+from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.tuning import Start, Tuned
 
 COST = Cost(ranks=True)
 
@@ -74,7 +75,7 @@ class Reward(GradientRecipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Started):
+class Config(Tuned):
     run_dir: str = "runs/reward/default"
     init_from: str = "runs/sft/default"
     labels_from: tuple[str, ...] = ()
@@ -134,6 +135,8 @@ def prepare(
         long as the labels are not there empty rows stand for them.
     """
     recipe, (model, tokenizer), left_out = config.reward, start, LeftOut()
+    begin = Start(config, model)
+    begin.check()
     there = not expected or all(p.is_file() for f in config.labels_from for p in label_files(f))
     if there:
         train, test = (comparisons_of(config, split) for split in ("train", "test"))
@@ -174,9 +177,10 @@ def prepare(
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=first(model, recipe.likelihood),
-        load=lambda mesh: Parameters((start_params(config, mesh),)),
-        shapes=Parameters((param_shapes(model),)),
+        first=begin.first(first(model, recipe.likelihood)),
+        load=begin.load,
+        shapes=begin.shapes(),
+        adapter_file=begin.adapter_file,
         loss=ranking_loss,
         finish=functools.partial(calibrate, mean_of_demonstrations),
         headline=("loss", "accuracy"),

@@ -22,6 +22,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.losses.lm import Metrics
 from gpt_jax.models.contract import Model
+from gpt_jax.models.lora import attached
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.offload import to_device
 from gpt_jax.ranges import Positive, PositiveFloat, Range, check_ranges
@@ -168,7 +169,7 @@ def learn(
     config = algorithm.config
     dropped = jnp.sum(~jnp.isfinite(scores_B))
     rollout, scores_B = final_scores(config, rollout, scores_B)
-    rows, metrics = algorithm.prepare(state, frozen, rollout, scores_B)
+    rows, metrics = prepare(algorithm, state, frozen, rollout, scores_B)
     learner, update_metrics = update(
         optimizer,
         config.passes,
@@ -188,6 +189,14 @@ def learn(
     return state, metrics
 
 
+def prepare(
+    algorithm: Algorithm, state: TrainState, frozen: dict, rollout: Rollout, scores_B: jax.Array
+) -> tuple[Any, Metrics]:
+    """The method's rows and metrics; it sees whole parameters, also where adapters are learned."""
+    whole = dataclasses.replace(state, params=attached(state.params, frozen))
+    return algorithm.prepare(whole, attached(frozen, frozen), rollout, scores_B)
+
+
 def iterate(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
@@ -197,11 +206,11 @@ def iterate(
     frozen: dict,
 ) -> tuple[TrainState, Metrics]:
     """A whole iteration with a reward on the device; `frozen["reward"]` holds its parameters."""
-    policy, place = state.params["policy"], (state.seed, state.step)
+    policy, place = attached(state.params["policy"], frozen), (state.seed, state.step)
     rollout = collect(
         algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
     )
-    scored = (rollout, score(frozen["reward"], rollout), inputs.ptx)
+    scored = (rollout, score(attached(frozen["reward"], frozen), rollout), inputs.ptx)
     return learn(algorithm, optimizer, state, scored, frozen)
 
 
@@ -255,14 +264,15 @@ class SplitIteration(NamedTuple):
     def __call__(
         self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
-        rollout = self.sample(state.params["policy"], inputs.prompts, state.seed, state.step)
+        policy = attached(state.params["policy"], frozen)
+        rollout = self.sample(policy, inputs.prompts, state.seed, state.step)
         # On many hosts every process scores all rows: a host reward has no idea of a mesh.
         scores_B = self.reward(distributed.fetch(rollout))
         return self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
 
     def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
         """What a call gives, as shapes; the reward is not asked."""
-        asked = (state.params["policy"], inputs.prompts, state.seed, state.step)
-        rollout = jax.eval_shape(self.sample, *asked)
+        policy = jax.eval_shape(attached, state.params["policy"], frozen)
+        rollout = jax.eval_shape(self.sample, policy, inputs.prompts, state.seed, state.step)
         scores_B = jax.ShapeDtypeStruct(rollout.stopped_B.shape, jnp.float32)
         return jax.eval_shape(self.learn, state, (rollout, scores_B, inputs.ptx), frozen)

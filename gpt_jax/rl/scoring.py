@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import reads_likelihood, scorer_shapes
+from gpt_jax.models.heads import axes_of, reads_likelihood, scorer_shapes
+from gpt_jax.models.lora import ON_REWARD, LoraConfig, adapted_shapes, rescaled, zero_adapters
+from gpt_jax.parallel import distributed
 from gpt_jax.rl.rewards import (
     DeviceReward,
     HostReward,
@@ -23,8 +26,12 @@ from gpt_jax.rl.rewards import (
     record_reward,
     retokenized_reward,
 )
+from gpt_jax.train import checkpoint
+from gpt_jax.train import state as states
+from gpt_jax.train.adapters import read_adapter_file
 from gpt_jax.train.checkpoint import ModelFiles, param_shapes_in
 from gpt_jax.train.origin import is_foreign, load_model_files, load_params
+from gpt_jax.train.tuning import Tuned, shares_backbone
 
 
 class Scoring(NamedTuple):
@@ -36,12 +43,15 @@ class Scoring(NamedTuple):
         when the stage starts; None if the reward is anything else.
       longest: the most tokens of a prompt with a completion that it was trained on, if known.
       likelihood: whether the reward model reads likelihoods (`heads.score_completions`).
+      lora: of its adapters, where it is a head and adapters on the policy's own backbone; None:
+        it has weights of its own.
     """
 
     reward: Reward
     scorer: Model | None = None
     longest: int | None = None
     likelihood: bool = False
+    lora: LoraConfig | None = None
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -51,7 +61,8 @@ class Scoring(NamedTuple):
     def shapes(self) -> Any:
         """Of the reward's parameters, as ShapeDtypeStructs."""
         if self.scorer is not None:
-            return scorer_shapes(self.scorer, self.likelihood)
+            whole = scorer_shapes(self.scorer, self.likelihood)
+            return adapted_shapes(self.lora, self.scorer, whole) if self.lora else whole
         params = self.reward.params if isinstance(self.reward, DeviceReward) else ()
         return jax.eval_shape(lambda: params)
 
@@ -59,6 +70,61 @@ class Scoring(NamedTuple):
 def model_scoring(model: Model, longest: int | None = None, likelihood: bool = False) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
     return Scoring(DeviceReward(model_score(model)), model, longest, likelihood)
+
+
+def of_adapters(scoring: Scoring, config: Tuned) -> Scoring:
+    """The same scoring, by adapters on the policy's backbone if the reward model is that.
+
+    Args:
+      scoring: by any reward.
+      config: of the stage; its `reward_from` holds the reward model.
+    """
+    if scoring.scorer is None or scoring.lora or not config.lora.rank:
+        return scoring
+    if shares_backbone(config.reward_from, config.init_from):
+        return scoring._replace(lora=read_adapter_file(config.reward_from).lora)
+    distributed.say(
+        f"the reward model in {config.reward_from} is no adapter on the policy's backbone: its "
+        "weights are held beside these, and the value model is an adapter on them"
+    )
+    return scoring
+
+
+def load_scorer(scoring: Scoring, config: Tuned, mesh: Mesh) -> Any:
+    """The reward's parameters, over the mesh; of adapters on the policy's backbone these alone."""
+    if scoring.scorer is None:
+        return scoring.reward.params if isinstance(scoring.reward, DeviceReward) else ()
+    if scoring.lora is None:
+        return load_params(config.reward_from, mesh)
+    if not shares_backbone(config.reward_from, config.init_from):
+        raise UserError(
+            f"{config.reward_from} holds no adapters on what {config.init_from} stands on; train "
+            "the reward model from it, with --lora.rank"
+        )
+    adapters = checkpoint.load_params(config.reward_from, mesh, axes=axes_of(scoring.scorer))
+    return rescaled(adapters, scoring.lora.scale, config.lora.scale)
+
+
+def value_start(scoring: Scoring, config: Tuned, scorer: dict, mesh: Mesh | None = None) -> dict:
+    """What a value model starts from that starts as the reward model.
+
+    Args:
+      scoring, config: of the stage.
+      scorer: the reward model's parameters.
+      mesh: over which they lie; None: they are shapes.
+
+    Returns:
+      These, be they weights or adapters; or, where only adapters are learned, but not by the reward
+      model, new ones on its weights, with its head.
+    """
+    if not config.lora.rank or scoring.lora:
+        return scorer
+    zeros = functools.partial(zero_adapters, config.lora, scoring.scorer)
+    if mesh is None:
+        adapters = jax.eval_shape(zeros)
+    else:
+        adapters = states.create(zeros, mesh=mesh, axes=axes_of(scoring.scorer))
+    return {"backbone": {ON_REWARD: adapters}, "head": scorer["head"]}
 
 
 def trained_length(folder: str | Path) -> int | None:

@@ -11,6 +11,7 @@ from gpt_jax.data import pipeline
 from gpt_jax.data.batches import pad_rows
 from gpt_jax.errors import UserError
 from gpt_jax.metrics import mean
+from gpt_jax.models.lora import on_backbone
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
 
@@ -35,6 +36,8 @@ class HeldOut:
         if not len(jax.tree.leaves(rows)[0]):
             raise UserError("there is nothing to evaluate on; give more rows, or a held-out file")
         self._rows, self._size, self._mesh = pad_rows(rows, batch_size), batch_size, mesh
+
+        loss = on_backbone(loss)
 
         @jax.jit
         def metrics_of(params, batch, frozen):
