@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -35,16 +34,14 @@ from gpt_jax.data.subset import sample_rows
 from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import pairs_of, ranking_loss
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.contract import init
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.plan.estimate import Cost
-from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, placed, tokens
 from gpt_jax.ranges import Positive, PositiveFloat, check_ranges
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import opening
 from gpt_jax.train import command
-from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
@@ -221,16 +218,15 @@ def main(config: Config) -> None:
 def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on K completions of every prompt, for the planner."""
     model, rows = work.model, work.rows * work.completions
-    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, first(model))
-    backbone = states.abstract(
-        lambda: init(model, jax.random.key(0)), mesh=mesh, axes=functions.axes
-    )
+    begin = work.start.first(first(model))
+    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, begin)
+    origin, frozen = placed(work.start.shapes(), mesh, functions.axes)
     shape_BKT = (work.rows, work.completions, work.length)
     batch = Comparisons(tokens(*shape_BKT), floats(*shape_BKT), ints(*shape_BKT[:2]))
     return StepPlan(
-        gradient_step(functions, (backbone,), batch, mesh),
+        gradient_step(functions, origin, batch, mesh, frozen),
         tokens=rows * work.length,
-        flops=3 * rows * forward_flops(model, work.length, logits=0),
+        flops=work.training_passes * rows * forward_flops(model, work.length, logits=0),
     )
 
 

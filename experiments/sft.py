@@ -13,15 +13,13 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
-from experiments import pretrain
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.models.contract import init
-from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
+from gpt_jax.models.flops import forward_flops
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, placed, tokens
 from gpt_jax.train import command
-from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
@@ -91,13 +89,15 @@ def main(config: Config, loss: LossFn = lm_loss) -> None:
 
 def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on packed conversations, for the planner: the base model's, from its parameters."""
-    functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, first)
-    params = states.abstract(
-        lambda: init(work.model, jax.random.key(0)), mesh=mesh, axes=functions.axes
-    )
+    begin = work.start.first(first)
+    functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, begin)
+    origin, frozen = placed(work.start.shapes(), mesh, functions.axes)
     batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
-    programs = gradient_step(functions, (params,), batch, mesh)
-    return pretrain.plan(work, mesh)._replace(programs=programs)
+    return StepPlan(
+        gradient_step(functions, origin, batch, mesh, frozen),
+        tokens=work.rows * work.length,
+        flops=work.training_passes * work.rows * forward_flops(work.model, work.length),
+    )
 
 
 def smoke() -> Config:

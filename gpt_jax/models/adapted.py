@@ -36,6 +36,10 @@ class Adapted:
     a: Any
     b: Any
 
+    def __rmatmul__(self, x_MI: jax.Array) -> jax.Array:
+        """`x @ kernel`, as models of one's own say it."""
+        return product(x_MI, self, x_MI.dtype)
+
     def merged(self) -> jax.Array:
         """W + A B, float32."""
         low_rank = jnp.matmul(self.a, self.b, precision="highest")

@@ -1,7 +1,7 @@
 """What a stage starts from: an earlier run's folder, or a model that other people trained.
 
     runs/sft/default                    a stage's run folder
-    path/to/model                       a folder in Hugging Face's layout
+    path/to/model                       a folder in Hugging Face's layout, or in peft's
     hf:ORG/NAME[@REVISION]              the same, downloaded once
     gguf:FILE                           llama.cpp's format
 
@@ -93,7 +93,8 @@ def is_foreign(where: str | Path) -> bool:
         return True
     folder = Path(where)
     ours = (folder / "model.json").is_file() or any(folder.glob("*/checkpoints"))
-    return (folder / "config.json").is_file() and not ours
+    theirs = ("config.json", "adapter_config.json")
+    return any((folder / name).is_file() for name in theirs) and not ours
 
 
 @functools.lru_cache(maxsize=4)  # its files are looked at for the shapes and again for the weights
@@ -288,9 +289,8 @@ def fingerprint(where: str | Path) -> str:
     """
     if not is_foreign(where):
         return _fingerprint_of_run(Path(where))
-    path = _opened(str(where)).folder_or_file
     digest = hashlib.sha256()
-    for part in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
+    for part in _opened(str(where)).files:
         size = part.stat().st_size
         digest.update(f"{part.name} {size} ".encode())
         with open(part, "rb") as file:
