@@ -98,6 +98,8 @@ def online_stage(
         )
     begin = Start(config, model)
     begin.check(frozen=True)
+    if config.policy_from and begin.adapts:
+        begin.check_adapters(config.policy_from)
     if recipe.offload_frozen:
         if begin.adapts:
             raise UserError(

@@ -36,6 +36,7 @@ from gpt_jax.parallel import rules
 from gpt_jax.ranges import Positive
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint
+from gpt_jax.train import state as states
 from gpt_jax.train.adapters import FrozenDtype, read_adapter_file
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.command import Common
@@ -224,9 +225,7 @@ def backbone_of(where: str | Path) -> Backbone:
     return Backbone(found.backbone, now)
 
 
-def load_backbone(
-    where: str, mesh: Mesh | None, dtype: FrozenDtype, model: Model
-) -> dict[str, Any]:
+def load_backbone(where: str, mesh: Mesh | None, dtype: FrozenDtype, model: Model) -> dict:
     """The weights under adapters.
 
     Args:
@@ -235,14 +234,13 @@ def load_backbone(
       dtype: how their matrices are kept, `keep_as`.
       model: as it is used, of a context that may be shorter.
     """
-    axes = quantized_axes(axes_of(model))
-    in_blocks = dtype in ("int8", "int4")
-    if in_blocks and is_foreign(where):
+    if dtype in ("int8", "int4") and is_foreign(where):
         params = _opened(where).load(mesh, dtype)  # no float32 is ever there
         return _shortened(params, model.context_length)
     params = _shortened(load_params(where, mesh), model.context_length)
     if dtype is None:
         return params
+    axes = quantized_axes(axes_of(model))
     return _made(functools.partial(keep_as, axes=axes, dtype=dtype), params, mesh=mesh, axes=axes)
 
 
@@ -261,16 +259,13 @@ def _merged(folder: str | Path, mesh: Mesh | None, item: str) -> dict[str, Any]:
 
 def _made(make: Callable[..., Any], *args: Any, mesh: Mesh | None, axes: rules.Axes) -> Any:
     """`make(*args)`, over the mesh if there is one."""
-    if mesh is None:
-        return jax.jit(make)(*args)
-    places = rules.shardings(jax.eval_shape(make, *args), mesh, axes)
-    return jax.jit(make, out_shardings=places)(*args)
+    return states.create(make, *args, mesh=mesh, axes=axes) if mesh else jax.jit(make)(*args)
 
 
 def _shortened(params: dict[str, Any], context: int | None) -> dict[str, Any]:
     """Of learned positions only those of the context that is used."""
     embed = params.get("backbone", params)["embed"]
-    if context is None or "positions" not in embed:
+    if context is None or not isinstance(embed, dict) or "positions" not in embed:
         return params
     embed = embed | {"positions": embed["positions"][:context]}
     if "backbone" in params:

@@ -94,9 +94,33 @@ class Start(NamedTuple):
                 "adapters learn no rows of the embedding; leave --lora.rank out, or take a "
                 "template whose tokens it has"
             )
-        found = None if is_foreign(c.init_from) else read_adapter_file(c.init_from)
+        self.check_adapters(c.init_from)
+
+    def check_adapters(self, where: str) -> AdapterFile | None:
+        """The adapters of a model that this one's can go on from; None where it has none, since it
+        is what these are to stand on, or is still to be made.
+
+        Raises:
+          UserError: if it stands on other weights, or its adapters are of another kind.
+        """
+        c = self.config
+        found = None if is_foreign(where) else read_adapter_file(where)
         if found is not None:
-            _check_same(c.init_from, found.lora, c.lora)
+            for name, value in dataclasses.asdict(c.lora).items():
+                there = getattr(found.lora, name)
+                if there != value:
+                    raise UserError(
+                        f"{where} holds adapters with lora.{name} {there}, which those with "
+                        f"lora.{name} {value} cannot go on from; give --lora.{name} {there}, or "
+                        "make whole weights of them first (python -m experiments.convert)"
+                    )
+        begun = (Path(where) / "checkpoints").is_dir()
+        if where != c.init_from and begun and not shares_backbone(where, c.init_from):
+            raise UserError(
+                f"{where} holds no adapters on what {c.init_from} stands on; leave --lora.rank "
+                "out, or give a run that learned them"
+            )
+        return found
 
     def load(self, mesh: Mesh, reference: bool = False) -> Parameters:
         """The parameters, or the adapters, that it starts from, and what is frozen with them.
@@ -110,7 +134,8 @@ class Start(NamedTuple):
             params = start_params(c, mesh, self.template)
             return Parameters((params,), {"reference": params} if reference else {})
         backbone = load_backbone(backbone_of(c.init_from).where, mesh, c.frozen_dtype, self.model)
-        frozen = {"backbone": backbone, SCALE: jnp.float32(c.lora.scale)}
+        scale = states.create(lambda: jnp.float32(c.lora.scale), mesh=mesh, axes={})
+        frozen = {"backbone": backbone, SCALE: scale}
         first = self.adapters_in(c.init_from, mesh)
         if reference:
             frozen["reference"] = jax.tree.map(jnp.copy, first)
@@ -121,14 +146,12 @@ class Start(NamedTuple):
         checkpoint, or zeros for the backbone itself.
 
         Raises:
-          UserError: if they are not like those to be learned.
+          UserError: as `check_adapters`.
         """
-        found = None if is_foreign(where) else read_adapter_file(where)
-        axes = axes_of(self.model)
-        if found is None:
+        axes, found = axes_of(self.model), self.check_adapters(where)
+        if found is None and where == self.config.init_from:
             zeros = functools.partial(zero_adapters, self.config.lora, self.model)
             return {ON_BACKBONE: states.create(zeros, mesh=mesh, axes=axes)}
-        _check_same(where, found.lora, self.config.lora)
         averaged = (checkpoint.newest_checkpoint(where) / "average").is_dir()
         item = "average" if averaged else "params"
         adapters = checkpoint.load_params(where, mesh, item, part="policy", axes=axes)
@@ -176,15 +199,3 @@ def shares_backbone(where: str | Path, other: str | Path) -> bool:
     if is_foreign(where) or read_adapter_file(where) is None:
         return False
     return backbone_of(where).fingerprint == backbone_of(other).fingerprint
-
-
-def _check_same(where: str, there: LoraConfig, asked: LoraConfig) -> None:
-    """Adapters go on from adapters of their own kind."""
-    for name, value in dataclasses.asdict(asked).items():
-        found = getattr(there, name)
-        if found != value:
-            raise UserError(
-                f"{where} holds adapters with lora.{name} {found}, which those with lora.{name} "
-                f"{value} cannot go on from; give --lora.{name} {found}, or make whole weights of "
-                "them first (python -m experiments.convert)"
-            )
