@@ -34,6 +34,7 @@ from gpt_jax.losses.lm import Metrics
 from gpt_jax.models.contract import Model, init, param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import axes_of
+from gpt_jax.models.lora import attached
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
 from gpt_jax.ranges import Positive, Range, check_ranges
@@ -44,9 +45,10 @@ from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import Started, load_model_files, load_params, start_of, start_params
+from gpt_jax.train.origin import load_model_files, load_params, start_of
 from gpt_jax.train.stage import Functions, Parameters, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.tuning import Start, Tuned
 
 COST = Cost(frozen=1)
 
@@ -69,7 +71,7 @@ class Distill(GradientRecipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Started):
+class Config(Tuned):
     run_dir: str = "runs/distill/default"
     init_from: str = "runs/sft/default"
     teacher_from: str = "runs/sft/teacher"
@@ -110,7 +112,7 @@ def functions_of(
     def step(state: TrainState, prompts: Prompts, frozen: dict) -> tuple[TrainState, Metrics]:
         rollout = generate(
             model,
-            state.params,
+            attached(state.params, frozen),
             prompts,
             keys.derive(state.seed, state.step, "distill/rollout"),
             max_new_tokens=recipe.max_new_tokens,
@@ -139,6 +141,8 @@ def loss_of(recipe: Distill, teacher: Model) -> functools.partial:
 def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     """The stage: the student on demonstrations or on prompts, and the teacher beside it."""
     recipe, (model, tokenizer), left_out = config.distill, start, LeftOut()
+    begin = Start(config, model)
+    begin.check()
     teacher = teacher_of(config, start)
     context = model.context_length
 
@@ -161,7 +165,12 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 
     def load(mesh: Mesh) -> Parameters:
         theirs = load_params(config.teacher_from, mesh, context=config.context)
-        return Parameters((start_params(config, mesh),), {"teacher": theirs})
+        origin, frozen = begin.load(mesh)
+        return Parameters(origin, frozen | {"teacher": theirs})
+
+    def shapes() -> Parameters:
+        origin, frozen = begin.shapes()
+        return Parameters(origin, frozen | {"teacher": param_shapes(teacher)})
 
     stage = gradient_stage(
         recipe,
@@ -173,14 +182,15 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         tokenizer=tokenizer,
         first=sft.first,
         load=load,
-        shapes=Parameters((param_shapes(model),), {"teacher": param_shapes(teacher)}),
+        shapes=shapes(),
+        adapter_file=begin.adapter_file,
         loss=loss_of(recipe, teacher),
         headline=("loss",),
         kinds=("prompts", "demonstrations") if recipe.on_policy else ("demonstrations",),
         left_out=left_out,
     )
     made = functions_of(model, teacher, recipe, stage.train, ends_of(tokenizer))
-    stage = dataclasses.replace(stage, functions=made)
+    stage = dataclasses.replace(stage, functions=made._replace(init=begin.first(made.init)))
     if not recipe.on_policy:
         return stage
     numbers = stage.row_numbers
@@ -190,7 +200,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 def main(config: Config) -> None:
     """Runs the stage."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         return prepare(config, start_of(config), mesh)
 
     run_stage("distill", config, stage)

@@ -26,7 +26,7 @@ from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import comparison_length
 from gpt_jax.errors import UserError
 from gpt_jax.losses.preference import dpo_loss, ipo_loss, orpo_loss, simpo_loss
-from gpt_jax.models.contract import init, param_shapes
+from gpt_jax.models.contract import init
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
@@ -44,9 +44,10 @@ from gpt_jax.train.comparisons import (
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import start_of, start_params
-from gpt_jax.train.stage import Parameters, Stage, TrainConfig
+from gpt_jax.train.origin import start_of
+from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.step import LossFn
+from gpt_jax.train.tuning import Start
 
 COST = Cost(frozen=1, ranks=True)
 LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss, "orpo": orpo_loss, "simpo": simpo_loss}
@@ -101,6 +102,8 @@ class Config(Compared):
 def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     """The stage: the finetuned model, and where the loss needs one itself as the reference."""
     recipe, (model, tokenizer), left_out = config.dpo, start, LeftOut()
+    begin = Start(config, model)
+    begin.check()
     train, test = (comparisons_of(config, split) for split in ("train", "test"))
     context = model.context_length
     longest = min(recipe.longest or comparison_length(train, tokenizer, context), context)
@@ -113,13 +116,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 
     rows, numbers = lay_out(train, "comparisons")
     held_out, _ = lay_out(test, "held-out comparisons")
-    shapes = param_shapes(model)
-    frozen = {"reference": shapes} if recipe.loss in WITH_REFERENCE else {}
-
-    def load(mesh: Mesh) -> Parameters:
-        params = start_params(config, mesh)
-        return Parameters((params,), {name: params for name in frozen})
-
+    reference = recipe.loss in WITH_REFERENCE
     stage = gradient_stage(
         recipe,
         rows,
@@ -128,9 +125,10 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=sft.first,
-        load=load,
-        shapes=Parameters((shapes,), frozen),
+        first=begin.first(sft.first),
+        load=functools.partial(begin.load, reference=reference),
+        shapes=begin.shapes(reference=reference),
+        adapter_file=begin.adapter_file,
         loss=recipe.function(),
         headline=("loss", "rewards/accuracies"),
         kinds=() if config.labels_from else ("comparisons",),
@@ -143,7 +141,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 def main(config: Config) -> None:
     """Runs the stage."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         return prepare(config, start_of(config), mesh)
 
     run_stage("dpo", config, stage)

@@ -24,8 +24,9 @@ from gpt_jax.data.left_out import LeftOut
 from gpt_jax.errors import UserError
 from gpt_jax.losses.kto import kto_loss, with_kl
 from gpt_jax.losses.lm import Metrics
-from gpt_jax.models.contract import Model, init, param_shapes
+from gpt_jax.models.contract import Model, init
 from gpt_jax.models.flops import forward_flops
+from gpt_jax.models.lora import attached
 from gpt_jax.plan.estimate import Cost
 from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
 from gpt_jax.ranges import NonNegativeFloat, Positive, PositiveFloat, check_ranges
@@ -36,9 +37,10 @@ from gpt_jax.train.comparisons import Compared, check_words, comparisons_of
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import start_of, start_params
-from gpt_jax.train.stage import Functions, Parameters, Stage, TrainConfig
+from gpt_jax.train.origin import start_of
+from gpt_jax.train.stage import Functions, Stage, TrainConfig
 from gpt_jax.train.state import TrainState
+from gpt_jax.train.tuning import Start
 
 COST = Cost(frozen=1, ranks=True)
 
@@ -86,7 +88,8 @@ def functions_of(model: Model, recipe: KTO, train: TrainConfig) -> Functions:
     made = gradient_functions(model, recipe.function(), recipe.optimizer, train, sft.first)
 
     def step(state: TrainState, batch: Feedback, frozen: dict) -> tuple[TrainState, Metrics]:
-        return made.step(state, with_kl(model, state.params, batch, frozen), frozen)
+        policy, whole = attached(state.params, frozen), attached(frozen, frozen)
+        return made.step(state, with_kl(model, policy, batch, whole), frozen)
 
     return made._replace(step=jax.jit(step, donate_argnums=0))
 
@@ -101,6 +104,8 @@ def feedback_of(config: Config, split: str, left_out: LeftOut, name: str) -> lis
 def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
     """The stage: the finetuned model, on marked answers, and itself as the reference."""
     recipe, (model, tokenizer), left_out = config.kto, start, LeftOut()
+    begin = Start(config, model)
+    begin.check()
     context = model.context_length
     train, test = (
         feedback_of(config, split, left_out, name)
@@ -115,12 +120,6 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
 
     rows, numbers = lay_out(train, "answers")
     held_out, _ = lay_out(test, "held-out answers")
-    shapes = param_shapes(model)
-
-    def load(mesh: Mesh) -> Parameters:
-        params = start_params(config, mesh)
-        return Parameters((params,), {"reference": params})
-
     stage = gradient_stage(
         recipe,
         rows,
@@ -130,8 +129,9 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         model=model,
         tokenizer=tokenizer,
         first=sft.first,
-        load=load,
-        shapes=Parameters((shapes,), {"reference": shapes}),
+        load=functools.partial(begin.load, reference=True),
+        shapes=begin.shapes(reference=True),
+        adapter_file=begin.adapter_file,
         loss=recipe.function(),
         derive=margin,
         headline=("loss", "rewards/margins"),
@@ -139,9 +139,10 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         left_out=left_out,
         longest=longest,
     )
+    made = functions_of(model, recipe, stage.train)
     return dataclasses.replace(
         stage,
-        functions=functions_of(model, recipe, stage.train),
+        functions=made._replace(init=begin.first(made.init)),
         row_numbers=lambda step: numbers[stage.row_numbers(step)],
     )
 
@@ -161,7 +162,7 @@ def margin(values: dict[str, float]) -> dict[str, float]:
 def main(config: Config) -> None:
     """Runs the stage."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         return prepare(config, start_of(config), mesh)
 
     run_stage("kto", config, stage)

@@ -125,7 +125,7 @@ def plan(work: Workload, mesh: Mesh) -> StepPlan:
     optimizer = optimizer_of(recipe, shapes, steps)
     # Prompts need no logits. Policy, reference, value and reward score; policy and value learn.
     body, told = (forward_flops(model, work.length, logits=n) for n in (0, new))
-    each = told + (2 * body + 2 * told) + 3 * recipe.epochs * (body + told)
+    each = told + (2 * body + 2 * told) + work.training_passes * recipe.epochs * (body + told)
     return StepPlan(
         iteration_programs(work, mesh, ppo(recipe, shapes, ends), optimizer, made),
         tokens=work.rows * new,

@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Annotated, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -29,16 +28,14 @@ from gpt_jax.data.ranking import check_degrees
 from gpt_jax.data.subset import sample_rows
 from gpt_jax.losses.ranking import RankingOptions, ranking_loss
 from gpt_jax.models.config import ModelConfig
-from gpt_jax.models.contract import init, param_shapes
 from gpt_jax.models.flops import forward_flops
 from gpt_jax.models.heads import HeadOptions, init_scorer
 from gpt_jax.plan.estimate import Cost
-from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, tokens
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, ints, placed, tokens
 from gpt_jax.ranges import NonNegativeFloat, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.tasks.task import opening
 from gpt_jax.train import command
-from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.comparisons import Compared, check_pairs, comparisons_of, tensorize
 from gpt_jax.train.evaluate import HeldOut
@@ -46,10 +43,11 @@ from gpt_jax.train.gradient import GradientRecipe, gradient_functions, gradient_
 from gpt_jax.train.inputs import label_files
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import start_of, start_params
-from gpt_jax.train.stage import Parameters, Stage, TrainConfig
+from gpt_jax.train.origin import start_of
+from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
+from gpt_jax.train.tuning import Start
 
 COST = Cost(ranks=True)
 
@@ -135,6 +133,8 @@ def prepare(
         long as the labels are not there empty rows stand for them.
     """
     recipe, (model, tokenizer), left_out = config.reward, start, LeftOut()
+    begin = Start(config, model)
+    begin.check()
     there = not expected or all(p.is_file() for f in config.labels_from for p in label_files(f))
     if there:
         train, test = (comparisons_of(config, split) for split in ("train", "test"))
@@ -170,9 +170,10 @@ def prepare(
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=first(model, recipe.likelihood, readout),
-        load=lambda mesh: Parameters((start_params(config, mesh),)),
-        shapes=Parameters((param_shapes(model),)),
+        first=begin.first(first(model, recipe.likelihood, readout)),
+        load=begin.load,
+        shapes=begin.shapes(),
+        adapter_file=begin.adapter_file,
         loss=recipe.loss,
         finish=functools.partial(calibrate, mean_of_demonstrations),
         headline=("loss", "accuracy"),
@@ -213,16 +214,15 @@ def main(config: Config) -> None:
 def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on K completions of every prompt, for the planner."""
     model, rows = work.model, work.rows * work.completions
-    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, first(model))
-    backbone = states.abstract(
-        lambda: init(model, jax.random.key(0)), mesh=mesh, axes=functions.axes
-    )
+    begin = work.start.first(first(model))
+    functions = gradient_functions(model, ranking_loss, work.optimizer, work.train, begin)
+    origin, frozen = placed(work.start.shapes(), mesh, functions.axes)
     shape_BKT = (work.rows, work.completions, work.length)
     batch = Comparisons(tokens(*shape_BKT), floats(*shape_BKT), ints(*shape_BKT[:2]))
     return StepPlan(
-        gradient_step(functions, (backbone,), batch, mesh),
+        gradient_step(functions, origin, batch, mesh, frozen),
         tokens=rows * work.length,
-        flops=3 * rows * forward_flops(model, work.length, logits=0),
+        flops=work.training_passes * rows * forward_flops(model, work.length, logits=0),
     )
 
 

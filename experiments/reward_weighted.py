@@ -76,7 +76,7 @@ def prepare(config: Config, start: ModelFiles, scoring: Scoring, mesh: Mesh) -> 
 def main(config: Config) -> None:
     """Runs the stage against the reward of its configuration."""
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: Config, mesh: Mesh) -> Stage:
         start = start_of(config)
         config.check_policy(start)
         return prepare(config, start, config.scoring(start), mesh)

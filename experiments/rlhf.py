@@ -38,19 +38,21 @@ from gpt_jax.generate.text import TextModel
 from gpt_jax.labels.answers import FILE as ANSWERS
 from gpt_jax.labels.labeler import Label
 from gpt_jax.machine import machine, peak_memory_gb
+from gpt_jax.models.lora import LoraConfig
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.report import publish
 from gpt_jax.report.stages import kind_of
 from gpt_jax.rl.rewards import model_reward
-from gpt_jax.rl.scoring import model_scoring, trained_length
+from gpt_jax.rl.scoring import Scoring, model_scoring, trained_length
 from gpt_jax.tasks.prompts import task_of
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import ModelFiles, load_params
+from gpt_jax.train.adapters import FrozenDtype
+from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import GradientRecipe
 from gpt_jax.train.launch import look_at, run_stage
-from gpt_jax.train.origin import start_of
+from gpt_jax.train.origin import load_params, start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.run import is_finished
 from gpt_jax.train.seconds import seconds_of, timed
@@ -83,6 +85,10 @@ class Config(command.Common):
     """What that model computes in."""
     template: str | None = None
     """The chat template that it is to learn, if it has none or another (`experiments.sft`)."""
+    lora: LoraConfig = LoraConfig()
+    """With a rank, finetuning, reward model and PPO learn adapters on the base model's weights."""
+    frozen_dtype: FrozenDtype = None
+    """How the matrices of what is frozen are kept (`train.tuning.Tuned`)."""
     pretrain: pretrain.Pretrain
     """Not used with `--init-from`."""
     sft: GradientRecipe
@@ -174,7 +180,8 @@ def refuse_stale(configs: dict[str, Any], unfinished: list[str]) -> None:
 
 def stage_configs(config: Config) -> dict[str, command.Common]:
     """The configuration of every stage, each in a folder of its own."""
-    folder = config.run_dir
+    folder, small = config.run_dir, config.frozen_dtype
+    tuned = {"lora": config.lora, "frozen_dtype": small if config.lora.rank else None}
 
     def shared(name: str) -> dict:
         return command.shared(config, run_dir=f"{folder}/{name}")
@@ -189,6 +196,7 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
         dtype=config.dtype,
         template=config.template,
         sft=config.sft,
+        **tuned,
     )
     start, labels, before = f"{folder}/sft", (), None
     for number in range(1, config.rounds + 1):
@@ -199,7 +207,11 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
                 **shared(f"label{end}"), init_from=before or start, round=number, label=config.label
             )
         configs[f"reward{end}"] = reward.Config(
-            **shared(f"reward{end}"), init_from=start, labels_from=labels, reward=config.reward
+            **shared(f"reward{end}"),
+            init_from=start,
+            labels_from=labels,
+            reward=config.reward,
+            **tuned,
         )
         configs[f"ppo{end}"] = ppo.Config(
             **shared(f"ppo{end}"),
@@ -207,6 +219,7 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
             policy_from=before,
             reward_from=f"{folder}/reward{end}",
             ppo=config.ppo,
+            **(tuned | {"frozen_dtype": small}),
         )
         before = f"{folder}/ppo{end}"
     return configs
@@ -242,16 +255,16 @@ def look_ahead(
         name = Path(folder).name
         return stages[name].longest if name in stages else trained_length(folder)
 
+    def scoring(folder: str) -> Scoring:
+        """By the reward model that will be there, whose adapters stand on what all others do."""
+        lora = config.lora if config.lora.rank else None
+        return model_scoring(model, longest(folder), config.reward.options, folder, lora)
+
     prepare = {
         "pretrain": lambda c, name: pretrain.prepare(c, start.tokenizer, mesh),
         "sft": lambda c, name: sft.prepare(c, start, mesh),
         "reward": lambda c, name: reward.prepare(c, start, mesh, expected(name)),
-        "ppo": lambda c, name: ppo.prepare(
-            c,
-            start,
-            model_scoring(model, longest(c.reward_from), config.reward.options, c.reward_from),
-            mesh,
-        ),
+        "ppo": lambda c, name: ppo.prepare(c, start, scoring(c.reward_from), mesh),
     }
     for name in unfinished:
         if kind_of(name) == "label":

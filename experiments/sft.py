@@ -2,6 +2,7 @@
 
     python -m experiments.sft --init-from runs/pretrain/default
     python -m experiments.sft --init-from runs/pretrain/default --data.demonstrations chats.jsonl
+    python -m experiments.sft --init-from runs/pretrain/default --lora.rank 16
 
 Hardware and time (tiny): under a minute on 2 CPU cores.
 Expected (tiny, microworld): held-out loss 0.30 nats per token of what the assistant says.
@@ -12,26 +13,25 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
-from experiments import pretrain
 from gpt_jax.data.batches import Batch
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.models.contract import init, param_shapes
-from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, tokens
+from gpt_jax.models.flops import forward_flops
+from gpt_jax.plan.workload import StepPlan, Workload, floats, gradient_step, placed, tokens
 from gpt_jax.train import command
-from gpt_jax.train import state as states
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import GradientRecipe, gradient_functions, language_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.origin import Started, start_of, start_params
-from gpt_jax.train.stage import Parameters, Stage, TrainConfig
+from gpt_jax.train.origin import start_of
+from gpt_jax.train.stage import Stage, TrainConfig
 from gpt_jax.train.step import LossFn
+from gpt_jax.train.tuning import Start, Tuned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Started):
+class Config(Tuned):
     run_dir: str = "runs/sft/default"
     init_from: str = "runs/pretrain/default"
     template: str | None = None
@@ -49,6 +49,8 @@ def first(seed: jax.Array, params: dict) -> dict:
 def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss) -> Stage:
     """The stage: the base model, on packed conversations."""
     recipe, (model, tokenizer), left_out = config.sft, base, LeftOut()
+    start = Start(config, model, config.template)
+    start.check()
     train, test = (
         pack_demonstrations(
             config.data.read("demonstrations", split),
@@ -66,9 +68,10 @@ def prepare(config: Config, base: ModelFiles, mesh: Mesh, loss: LossFn = lm_loss
         mesh=mesh,
         seed=config.seed,
         tokenizer=tokenizer,
-        first=first,
-        load=lambda mesh: Parameters((start_params(config, mesh, config.template),)),
-        shapes=Parameters((param_shapes(model),)),
+        first=start.first(first),
+        load=start.load,
+        shapes=start.shapes(),
+        adapter_file=start.adapter_file,
         loss=loss,
         kinds=("demonstrations",),
         left_out=left_out,
@@ -86,13 +89,15 @@ def main(config: Config, loss: LossFn = lm_loss) -> None:
 
 def plan(work: Workload, mesh: Mesh) -> StepPlan:
     """One step on packed conversations, for the planner: the base model's, from its parameters."""
-    functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, first)
-    params = states.abstract(
-        lambda: init(work.model, jax.random.key(0)), mesh=mesh, axes=functions.axes
-    )
+    begin = work.start.first(first)
+    functions = gradient_functions(work.model, lm_loss, work.optimizer, work.train, begin)
+    origin, frozen = placed(work.start.shapes(), mesh, functions.axes)
     batch = Batch(tokens(work.rows, work.length), floats(work.rows, work.length))
-    programs = gradient_step(functions, (params,), batch, mesh)
-    return pretrain.plan(work, mesh)._replace(programs=programs)
+    return StepPlan(
+        gradient_step(functions, origin, batch, mesh, frozen),
+        tokens=work.rows * work.length,
+        flops=work.training_passes * work.rows * forward_flops(work.model, work.length),
+    )
 
 
 def smoke() -> Config:

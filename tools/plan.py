@@ -2,6 +2,7 @@
 
     python -m tools.plan --model gpt3-175b --slice v5p:8x8x8 --mesh fsdp=64,tensor=8
     python -m tools.plan --model llama3-8b --slice v5p:4x4x4 --stage ppo --accumulate 4
+    python -m tools.plan --model llama3-8b --slice h100:1 --stage ppo --lora.rank 16 --rows 16
     python -m tools.plan --model gpt3-13b --slice h100:8 --search
 
 Compiles the stage's own step function, from shapes alone, with the real compiler of the named TPU
@@ -33,6 +34,7 @@ from gpt_jax import terminal
 from gpt_jax.chips import CHIPS, Chip
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.lora import LoraConfig
 from gpt_jax.models.presets import PRESETS, parameter_count
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.plan import estimate, targets
@@ -43,9 +45,12 @@ from gpt_jax.plan.workload import StepPlan, Workload
 from gpt_jax.ranges import NonNegative, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.report.stages import STAGES
 from gpt_jax.train import command
+from gpt_jax.train.adapters import FrozenDtype
 from gpt_jax.train.optim import OptimizerConfig
 
 VOCAB_MULTIPLE = 128
+# Of a weight that is frozen, with its share of a block's scale.
+WEIGHT_BYTES = {None: 4.0, "bfloat16": 2.0, "int8": 1.125, "int4": 0.625}
 REMATS = ("none", "dots", "block", "offload")
 Stage = Literal[tuple(STAGES)]  # the experiments that are stages
 
@@ -73,6 +78,10 @@ class Config:
     """Tokens sampled per episode, for PPO; the prompt is the rest of `length`."""
     epochs: Positive = 4
     """Passes over the episodes of an iteration, for PPO."""
+    lora: LoraConfig = LoraConfig()
+    """With a rank, all that is learned is adapters on one frozen backbone; not for pretraining."""
+    frozen_dtype: FrozenDtype = None
+    """How the matrices of what is frozen are kept: float32, or bfloat16, int8, int4."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Its learning rate and schedule do not matter here."""
     tokens: PositiveFloat = 300e9
@@ -85,6 +94,14 @@ class Config:
 
     def __post_init__(self):
         check_ranges(self)
+        if self.stage == "pretrain" and (self.lora.rank or self.frozen_dtype):
+            raise UserError(
+                "pretraining learns all weights; leave --lora.rank and --frozen-dtype out"
+            )
+        if self.frozen_dtype and not (self.lora.rank or self.cost.frozen):
+            raise UserError(
+                f"{self.stage} freezes nothing; add --lora.rank 16, or leave --frozen-dtype out"
+            )
 
     @property
     def chip(self) -> Chip:
@@ -102,12 +119,15 @@ class Config:
             self.completions,
             self.new_tokens,
             self.epochs,
+            self.lora,
+            self.frozen_dtype,
         )
 
     @property
     def cost(self) -> Cost:
         """What the experiment says of itself; most train one model on rows of tokens."""
-        return getattr(self.experiment, "COST", Cost())
+        cost = getattr(self.experiment, "COST", Cost())
+        return cost.tuned(bool(self.lora.rank), WEIGHT_BYTES[self.frozen_dtype])
 
     @property
     def experiment(self) -> ModuleType:
@@ -212,8 +232,9 @@ def summary(config: Config, step: StepPlan, programs: list[Program], devices: in
         "work": {
             name: value
             for name, value in config.work._asdict().items()
-            if name not in ("model", "optimizer")
-        },
+            if name not in ("model", "optimizer", "lora")
+        }
+        | {"lora": dataclasses.asdict(config.lora)},
         "chip": dataclasses.asdict(chip),
         "programs": [
             dataclasses.asdict(program) | {"bound": program.bound} for program in programs

@@ -19,7 +19,8 @@ from gpt_jax.losses.ranking import pairs_of, score_comparisons
 from gpt_jax.models.contract import Model
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.rl.scoring import trained_length
-from gpt_jax.train.checkpoint import load_model_files, load_params
+from gpt_jax.train.checkpoint import load_model_files
+from gpt_jax.train.origin import load_params
 
 
 def ranking_accuracies(

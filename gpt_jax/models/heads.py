@@ -22,6 +22,7 @@ from gpt_jax.models.contract import (
     logit_softcap,
     unembedding,
 )
+from gpt_jax.models.lora import adapter_axes
 from gpt_jax.parallel.rules import Axes
 
 # Every device keeps a head whole, and no head is kept in bfloat16, so that scores are float32.
@@ -46,7 +47,7 @@ class HeadOptions(NamedTuple):
 
 
 def axes_of(*models: Model) -> Axes:
-    """The logical axes of all parameters of these models and of heads on them.
+    """The logical axes of all parameters of these models, and of heads and adapters on them.
 
     Raises:
       ValueError: if two models mean different axes by one path.
@@ -56,7 +57,7 @@ def axes_of(*models: Model) -> Axes:
         for path, names in logical_axes(model).items():
             if axes.setdefault(path, names) != names:
                 raise ValueError(f"{path} has axes {axes[path]} in one model, {names} in another")
-    return axes
+    return axes | adapter_axes(axes)
 
 
 def is_scorer(params: Params) -> bool:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.models.adapted import Adapted, product
 from gpt_jax.models.axes import with_axes
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.quantized import Quantized
@@ -44,7 +45,8 @@ def dense(
     """x W (+ b), with parameters `name` [I, O] of these logical axes and `name`_bias [O].
 
     There is a bias if the model has `biases`, unless `biased` says otherwise. A kernel that is
-    frozen in blocks (`quantized.py`) is dequantized here.
+    frozen in blocks (`quantized.py`) is dequantized here, and one with an adapter (`adapted.py`)
+    used beside it.
 
     The matmul runs on 2-D operands: XLA's CPU backend turns the weight gradient of a 3-D one
     into transposed copies that cost more than the matmul itself.
@@ -55,7 +57,7 @@ def dense(
     stddev = INIT_STDDEV * (2 * c.layers) ** -0.5 if residual else INIT_STDDEV
     initializer = with_axes(nn.initializers.normal(stddev), *axes)
     kernel_IO = parameter(module, name, initializer, (inputs, outputs))
-    y_MO = matmul(merge_rows(x_BTI), kernel_IO.astype(c.dtype))
+    y_MO = product(merge_rows(x_BTI), kernel_IO, c.dtype)
     if c.biases if biased is None else biased:
         zeros = with_axes(nn.initializers.zeros, None if residual else axes[1])
         bias_O = module.param(f"{name}_bias", zeros, (outputs,))
@@ -64,35 +66,10 @@ def dense(
 
 
 def parameter(module, name: str, initializer, shape: tuple[int, ...]):
-    """A parameter of a module; it may be a `Quantized`, whose arrays have shapes of their own."""
+    """A parameter of a module; it may be a `Quantized` or an `Adapted`, of several arrays."""
     found = module.get_variable("params", name)
-    return found if isinstance(found, Quantized) else module.param(name, initializer, shape)
-
-
-@jax.custom_vjp
-def matmul(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """x W, whose weight gradient transposes the narrower of its two operands.
-
-    XLA's CPU backend copies the transposed operand, so x^T g is slow where x is wide; there
-    (g^T x)^T transposes g and the small result. The barrier keeps XLA from folding it back.
-    """
-    return x_MI @ kernel_IO
-
-
-def _matmul_forward(x_MI, kernel_IO):
-    return x_MI @ kernel_IO, (x_MI, kernel_IO)
-
-
-def _matmul_backward(residuals, gradient_MO):
-    x_MI, kernel_IO = residuals
-    if x_MI.shape[1] > gradient_MO.shape[1]:
-        kernel_gradient_IO = jax.lax.optimization_barrier(gradient_MO.T @ x_MI).T
-    else:
-        kernel_gradient_IO = x_MI.T @ gradient_MO
-    return gradient_MO @ kernel_IO.T, kernel_gradient_IO
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
+    several = isinstance(found, Quantized | Adapted)
+    return found if several else module.param(name, initializer, shape)
 
 
 def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -5,6 +5,7 @@ params = pretrained.load(mesh, "bfloat16")
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from gpt_jax.models.foreign.configs import config_from_hf
 from gpt_jax.models.foreign.export import HEAD_BIAS
 from gpt_jax.models.foreign.gguf_file import gguf_entries, open_gguf
 from gpt_jax.models.foreign.hub import download
+from gpt_jax.models.foreign.peft import CONFIG, WEIGHTS, Peft, load_adapters, open_peft
 from gpt_jax.models.foreign.safetensors import TensorFiles, read_json
 from gpt_jax.models.foreign.tensors import SCORE, TABLES, Entry, entries
+from gpt_jax.models.heads import axes_of
+from gpt_jax.models.lora import attach, merge
+from gpt_jax.models.quantized import keep_as
 
 SCORER = "ForSequenceClassification"  # how the names of their classes of reward models end
 
@@ -47,6 +52,14 @@ class Pretrained:
     head_bias: float
     _source: Source
     _entries: dict[str, Entry]
+    _peft: Peft | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """In which its weights lie."""
+        where = Path(self._source.where)
+        found = [where] if where.is_file() else sorted(where.glob("*.safetensors"))
+        return found + ([self._peft.folder / WEIGHTS] if self._peft else [])
 
     def load(self, mesh: Mesh | None = None, dtype: Dtype = "float32") -> Params:
         """The parameters, on the default device or over a mesh.
@@ -64,7 +77,12 @@ class Pretrained:
         Raises:
           UserError: if the mesh does not divide a parameter or its blocks.
         """
-        params = assemble.load(self._source, self._entries, self.config, mesh, dtype)
+        load = functools.partial(assemble.load, self._source, self._entries, self.config, mesh)
+        if self._peft:
+            adapters = load_adapters(self._peft, self.config, self.kind)
+            plain = merge(attach(load("float32"), *adapters))
+            return keep_as(plain, axes_of(self.config), None if dtype == "float32" else dtype)
+        params = load(dtype)
         if not self.is_scorer:
             return params
         kernel_D = np.float32(self._source.read(SCORE, (0, slice(None))))
@@ -84,8 +102,9 @@ def open_pretrained(where: str | Path) -> Pretrained:
     """Looks at a model from elsewhere; no weight is read but a tied unembedding's.
 
     Args:
-      where: a folder in Hugging Face's layout (config.json, *.safetensors); `hf:ORG/NAME` or
-        `hf:ORG/NAME@REVISION`, which is downloaded; or `gguf:FILE`.
+      where: a folder in Hugging Face's layout (config.json, *.safetensors), or in peft's
+        (adapter_config.json), whose adapters become part of the model that it names;
+        `hf:ORG/NAME` or `hf:ORG/NAME@REVISION`, which is downloaded; or `gguf:FILE`.
 
     Raises:
       UserError: naming the file, key or tensor that is missing, cannot be expressed or would be
@@ -100,6 +119,15 @@ def open_pretrained(where: str | Path) -> Pretrained:
 
 
 def _open_folder(folder: Path) -> Pretrained:
+    if (folder / CONFIG).is_file() and not (folder / "config.json").is_file():
+        peft = open_peft(folder)
+        base = open_pretrained(peft.base)
+        if base.is_scorer:
+            raise UserError(f"{folder}: its adapters are on a reward model; merge them with peft")
+        own = (folder / "tokenizer.json").is_file()
+        return dataclasses.replace(
+            base, folder_or_file=folder if own else base.folder_or_file, _peft=peft
+        )
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; give the folder of a downloaded model.")
     theirs = read_json(folder / "config.json")

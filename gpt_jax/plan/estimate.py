@@ -3,6 +3,8 @@
 The planner compiles what looks best here; these numbers are never shown as results.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -19,17 +21,24 @@ class Cost(NamedTuple):
       frozen: models that only stand by.
       samples: whether it samples; then sequences are not split over devices.
       ranks: whether a row is several completions.
+      frozen_bytes: of a weight that is frozen.
     """
 
     learned: int = 1
     frozen: int = 0
     samples: bool = False
     ranks: bool = False
+    frozen_bytes: float = 4.0
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> float:
         """Held per parameter: float32 with its gradient and two moments, and what is frozen."""
-        return 16 * self.learned + 4 * self.frozen
+        return 16 * self.learned + self.frozen_bytes * self.frozen
+
+    def tuned(self, adapters: bool, frozen_bytes: float) -> Cost:
+        """The same where adapters on one backbone are learned, which is all that weighs."""
+        cost = self._replace(frozen_bytes=frozen_bytes)
+        return cost._replace(learned=0, frozen=1) if adapters else cost
 
 
 def memory(

@@ -11,10 +11,11 @@ import optax
 from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Prompts
-from gpt_jax.models.contract import init
 from gpt_jax.models.flops import forward_flops
-from gpt_jax.models.heads import init_scorer
-from gpt_jax.plan.workload import Planned, StepPlan, Workload, ints, laid_out, tokens
+from gpt_jax.models.heads import axes_of, scorer_shapes
+from gpt_jax.models.lora import SCALE, adapted_shapes, attached
+from gpt_jax.models.quantized import keep_as
+from gpt_jax.plan.workload import Planned, StepPlan, Workload, ints, laid_out, placed, tokens
 from gpt_jax.rl import iteration
 from gpt_jax.rl.iteration import Algorithm, EndIds, Inputs
 from gpt_jax.rl.policy_stage import MakeAlgorithm, PolicyMethod, policy_functions, policy_optimizer
@@ -24,7 +25,7 @@ from gpt_jax.rl.stage import OnlineRecipe
 from gpt_jax.rl.update import update
 from gpt_jax.train import state as states
 from gpt_jax.train.finite import Learner
-from gpt_jax.train.stage import Functions, LoopConfig
+from gpt_jax.train.stage import Functions, LoopConfig, Parameters
 
 
 def iteration_programs(
@@ -37,26 +38,31 @@ def iteration_programs(
     """The iteration as it runs, which says what fits, and its parts, which say how long.
 
     Args:
-      work: of one iteration; all models have its model's shape.
+      work: of one iteration; policy, reference, value and reward have its model's shape, and all
+        are adapters on one backbone if any is.
       mesh: of the machine.
       algorithm, optimizer, made: as the experiment makes them.
     """
     model, key = work.model, jax.random.key(0)
     score = model_score(model)
-    abstract = functools.partial(states.abstract, mesh=mesh, axes=made.axes)
-    policy = abstract(lambda: init(model, key))
-    scorer = abstract(lambda: init_scorer(model, init(model, key), key))
-    frozen = {"reference": policy, "reward": scorer}
-    state = abstract(made.init, np.uint32(0), policy, scorer)
+    (policy, scorer), frozen = placed(_parameters(work), mesh, made.axes)
+    state = states.abstract(
+        work.start.first(made.init), np.uint32(0), policy, scorer, mesh=mesh, axes=made.axes
+    )
+    backbone = {name: frozen[name] for name in ("backbone", SCALE) if name in frozen}
     prompt_length = work.length - work.new_tokens
     prompts = laid_out(Prompts(tokens(work.rows, prompt_length), ints(work.rows)), mesh)
 
-    collect = functools.partial(iteration.collect, algorithm.config, model, algorithm.ends)
-    sampled = (policy, prompts, state.seed, state.step)
+    def collect(policy, backbone, *asked):
+        policy = attached(policy, backbone)
+        return iteration.collect(algorithm.config, model, algorithm.ends, policy, *asked)
+
+    sampled = (policy, backbone, prompts, state.seed, state.step)
     rollout = laid_out(jax.eval_shape(collect, *sampled), mesh)
 
     def scoring(state, frozen, rollout):
-        return algorithm.prepare(state, frozen, rollout, score(frozen["reward"], rollout))[0]
+        scores_B = score(attached(frozen["reward"], frozen), rollout)
+        return iteration.prepare(algorithm, state, frozen, rollout, scores_B)[0]
 
     def learning(learner, experience, frozen, key):
         given = (algorithm.config.passes, learner, (experience, None), frozen, key)
@@ -109,3 +115,15 @@ def planned_recipe(work: Workload) -> dict[str, Any]:
         optimizer=work.optimizer,
         train=LoopConfig(steps=work.train.steps),
     )
+
+
+def _parameters(work: Workload) -> Parameters:
+    """What policy and value model start from, and what is frozen, as shapes."""
+    (policy,), frozen = work.start.shapes(reference=True)
+    scorer = reward = scorer_shapes(work.model)
+    if work.lora.rank:
+        scorer = reward = adapted_shapes(work.lora, work.model, scorer)
+    else:
+        keep = functools.partial(keep_as, axes=axes_of(work.model), dtype=work.frozen_dtype)
+        frozen, reward = jax.eval_shape(keep, frozen), jax.eval_shape(keep, reward)
+    return Parameters((policy, scorer), frozen | {"reward": reward})

@@ -15,10 +15,13 @@ from jax.sharding import Mesh
 
 from gpt_jax.data.batches import Tokens
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.lora import LoraConfig
 from gpt_jax.parallel import rules
 from gpt_jax.train import state as states
+from gpt_jax.train.adapters import FrozenDtype
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.stage import Functions, TrainConfig
+from gpt_jax.train.tuning import Start, Tuned
 
 STEPS = 1000  # of the schedule; it changes no shape
 
@@ -36,6 +39,8 @@ class Workload(NamedTuple):
       completions: per prompt, for the reward model.
       new_tokens: sampled per episode, for PPO.
       epochs: passes over the episodes, for PPO.
+      lora: the adapters that are learned, if any are.
+      frozen_dtype: how what is frozen is kept.
     """
 
     stage: str
@@ -47,11 +52,25 @@ class Workload(NamedTuple):
     completions: int
     new_tokens: int
     epochs: int
+    lora: LoraConfig = LoraConfig()
+    frozen_dtype: FrozenDtype = None
 
     @property
     def train(self) -> TrainConfig:
         """The same as a stage's configuration."""
         return TrainConfig(steps=STEPS, batch_size=self.rows, accumulate=self.accumulate)
+
+    @property
+    def start(self) -> Start:
+        """What is learned of the model, as a stage has it; of its parameters there are shapes."""
+        config = Tuned(run_dir="", init_from="", lora=self.lora, frozen_dtype=self.frozen_dtype)
+        return Start(config, self.model)
+
+    @property
+    def training_passes(self) -> int:
+        """Forward passes that a gradient costs as much as: a backward pass is two, of which the
+        gradient of the weights, one, is not taken of those under adapters."""
+        return 2 if self.lora.rank else 3
 
 
 class Planned(NamedTuple):
@@ -98,6 +117,15 @@ def gradient_step(
     """
     state = states.abstract(functions.init, np.uint32(0), *origin, mesh=mesh, axes=functions.axes)
     return [Planned("train step", functions.step, (state, laid_out(batch, mesh), frozen or {}))]
+
+
+def placed(shapes: Any, mesh: Mesh, axes: rules.Axes) -> Any:
+    """Shapes of parameters, split as the arrays are."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        rules.shardings(shapes, mesh, axes),
+    )
 
 
 def tokens(*shape: int) -> Tokens:

@@ -22,6 +22,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout, generate
 from gpt_jax.losses.lm import Metrics
 from gpt_jax.models.contract import Model
+from gpt_jax.models.lora import attached
 from gpt_jax.parallel.offload import to_device
 from gpt_jax.ranges import NonNegative, Positive, PositiveFloat, Range, check_ranges
 from gpt_jax.rl.rewards import Reward
@@ -172,7 +173,7 @@ def learn(
     config = algorithm.config
     dropped = jnp.sum(~jnp.isfinite(scores_B))
     rollout, scores_B = final_scores(config, rollout, scores_B)
-    rows, metrics = algorithm.prepare(state, frozen, rollout, scores_B)
+    rows, metrics = prepare(algorithm, state, frozen, rollout, scores_B)
     learner, update_metrics = update(
         optimizer,
         config.passes,
@@ -193,6 +194,15 @@ def learn(
     return state, metrics
 
 
+def prepare(
+    algorithm: Algorithm, state: TrainState, frozen: dict, rollout: Rollout, scores_B: jax.Array
+) -> tuple[Any, Metrics]:
+    """The method's rows and metrics; it sees whole parameters, also where adapters are learned."""
+    params, extras = attached(state.params, frozen), attached(state.extras, frozen)
+    whole = dataclasses.replace(state, params=params, extras=extras)
+    return algorithm.prepare(whole, attached(frozen, frozen), rollout, scores_B)
+
+
 def iterate(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
@@ -202,11 +212,11 @@ def iterate(
     frozen: dict,
 ) -> tuple[TrainState, Metrics]:
     """A whole iteration with a reward on the device; `frozen["reward"]` holds its parameters."""
-    policy, place = behaviour(state), (state.seed, state.step)
+    policy, place = attached(behaviour(state), frozen), (state.seed, state.step)
     rollout = collect(
         algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
     )
-    scores_B, terms = score(frozen["reward"], rollout)
+    scores_B, terms = score(attached(frozen["reward"], frozen), rollout)
     state, metrics = learn(algorithm, optimizer, state, (rollout, scores_B, inputs.ptx), frozen)
     return state, metrics | terms
 
@@ -263,14 +273,16 @@ class SplitIteration(NamedTuple):
     def __call__(
         self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
-        rollout = self.sample(behaviour(state), inputs.prompts, state.seed, state.step)
+        policy = attached(behaviour(state), frozen)
+        rollout = self.sample(policy, inputs.prompts, state.seed, state.step)
         scores_B, terms = self.score(frozen, rollout)
         state, metrics = self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
         return state, metrics | terms
 
     def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
         """What a call gives, as shapes; the reward is not asked."""
-        asked = (behaviour(state), inputs.prompts, state.seed, state.step)
+        policy = jax.eval_shape(attached, behaviour(state), frozen)
+        asked = (policy, inputs.prompts, state.seed, state.step)
         rollout = jax.eval_shape(self.sample, *asked)
         scores_B = jax.ShapeDtypeStruct(rollout.stopped_B.shape, jnp.float32)
         return jax.eval_shape(self.learn, state, (rollout, scores_B, inputs.ptx), frozen)

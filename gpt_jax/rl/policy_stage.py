@@ -108,7 +108,7 @@ def run_policy_stage(
         it stopped by itself.
     """
 
-    def stage(mesh: Mesh) -> Stage:
+    def stage(config: OnlineConfig, mesh: Mesh) -> Stage:
         start = start_of(config)
         scoring = scoring_of(config, start, reward, rule)
         return policy_stage(config, getattr(config, name), method, start, scoring, mesh)

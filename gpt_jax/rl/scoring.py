@@ -7,13 +7,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.models.contract import Model
-from gpt_jax.models.heads import HeadOptions, head_options, scorer_shapes
+from gpt_jax.models.heads import HeadOptions, axes_of, head_options, scorer_shapes
+from gpt_jax.models.lora import ON_REWARD, LoraConfig, adapted_shapes, rescaled, zero_adapters
+from gpt_jax.parallel import distributed
 from gpt_jax.rl.reward_spec import Term, look_at, rule_of
 from gpt_jax.rl.rewards import (
     DeviceReward,
@@ -26,8 +29,12 @@ from gpt_jax.rl.rewards import (
 )
 from gpt_jax.rl.weighted import HostParts, Weighted
 from gpt_jax.rl.workers import SECONDS, RuleProcess
+from gpt_jax.train import checkpoint
+from gpt_jax.train import state as states
+from gpt_jax.train.adapters import read_adapter_file
 from gpt_jax.train.checkpoint import ModelFiles, param_shapes_in
 from gpt_jax.train.origin import is_foreign, load_model_files, load_params
+from gpt_jax.train.tuning import Tuned, shares_backbone
 
 
 class Scorer(NamedTuple):
@@ -38,16 +45,32 @@ class Scorer(NamedTuple):
       options: what its head has beside a linear map.
       longest: the most tokens of a prompt with a completion that it was trained on, if known.
       folder: where its parameters lie; None where nobody will load them.
+      lora: of its adapters, where it is a head and adapters on the policy's own backbone; None:
+        it has weights of its own.
     """
 
     model: Model
     options: HeadOptions = HeadOptions()
     longest: int | None = None
     folder: str | None = None
+    lora: LoraConfig | None = None
 
     def shapes(self) -> Any:
         """Of its parameters, as ShapeDtypeStructs."""
-        return scorer_shapes(self.model, self.options)
+        whole = scorer_shapes(self.model, self.options)
+        return adapted_shapes(self.lora, self.model, whole) if self.lora else whole
+
+    def load(self, config: Tuned, mesh: Mesh) -> Any:
+        """Its parameters, over the mesh; see `Scoring.load`."""
+        if self.lora is None:
+            return load_params(self.folder, mesh)
+        if not shares_backbone(self.folder, config.init_from):
+            raise UserError(
+                f"{self.folder} holds no adapters on what {config.init_from} stands on; train the "
+                "reward model from it, with --lora.rank"
+            )
+        adapters = checkpoint.load_params(self.folder, mesh, axes=axes_of(self.model))
+        return rescaled(adapters, self.lora.scale, config.lora.scale)
 
 
 class Scoring(NamedTuple):
@@ -86,9 +109,14 @@ class Scoring(NamedTuple):
         """Of the reward's parameters, as ShapeDtypeStructs."""
         return self._tree([scorer.shapes() for scorer in self.scorers])
 
-    def load(self, mesh: Mesh) -> Any:
-        """The reward's parameters, over the mesh."""
-        return self._tree([load_params(scorer.folder, mesh) for scorer in self.scorers])
+    def load(self, config: Tuned, mesh: Mesh) -> Any:
+        """The reward's parameters, over the mesh; of adapters on the policy's backbone these alone.
+
+        Args:
+          config: of the stage.
+          mesh: over which they lie.
+        """
+        return self._tree([scorer.load(config, mesh) for scorer in self.scorers])
 
     def first(self, params: Any) -> Any:
         """Of the reward's parameters those of the first model."""
@@ -108,10 +136,66 @@ def model_scoring(
     longest: int | None = None,
     options: HeadOptions = HeadOptions(),
     folder: str | None = None,
+    lora: LoraConfig | None = None,
 ) -> Scoring:
     """A reward model of this shape, with the policy's tokenizer."""
-    scorer = Scorer(model, options, longest, folder)
+    scorer = Scorer(model, options, longest, folder, lora)
     return Scoring(DeviceReward(model_score(model)), (scorer,))
+
+
+def of_adapters(scoring: Scoring, config: Tuned) -> Scoring:
+    """The same scoring, by adapters on the policy's backbone where a reward model is that.
+
+    Args:
+      scoring: by any reward.
+      config: of the stage.
+    """
+    if not config.lora.rank:
+        return scoring
+
+    def one(scorer: Scorer) -> Scorer:
+        if scorer.lora or scorer.folder is None:
+            return scorer
+        if shares_backbone(scorer.folder, config.init_from):
+            return scorer._replace(lora=read_adapter_file(scorer.folder).lora)
+        distributed.say(
+            f"the reward model in {scorer.folder} is no adapter on the policy's backbone: its "
+            "weights are held beside these"
+        )
+        return scorer
+
+    return scoring._replace(scorers=tuple(map(one, scoring.scorers)))
+
+
+def value_start(scoring: Scoring, config: Tuned, reward: Any, mesh: Mesh | None = None) -> dict:
+    """What a value model starts from that starts as the first reward model.
+
+    Args:
+      scoring, config: of the stage.
+      reward: the reward's parameters.
+      mesh: over which they lie; None: they are shapes.
+
+    Returns:
+      Those of the model, be they weights or adapters; or, where only adapters are learned, but not
+      by the reward model, new ones on its weights, with its head.
+
+    Raises:
+      UserError: if the weights are those of one of several reward models.
+    """
+    scorer, first = scoring.first(reward), scoring.scorers[0]
+    if not config.lora.rank or first.lora:
+        return scorer
+    if isinstance(scoring.reward, Weighted):
+        raise UserError(
+            "a value model of adapters cannot stand on one of several reward models; give "
+            "--ppo.value-init zero, or reward models that are adapters on the policy's backbone"
+        )
+    zeros = functools.partial(zero_adapters, config.lora, first.model)
+    if mesh is None:
+        adapters = jax.eval_shape(zeros)
+    else:
+        adapters = states.create(zeros, mesh=mesh, axes=axes_of(first.model))
+    return {"backbone": {ON_REWARD: adapters}, "head": scorer["head"]}
 
 
 def trained_length(folder: str | Path) -> int | None:

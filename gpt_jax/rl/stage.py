@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,7 +16,7 @@ from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.data.rows import language_rows
 from gpt_jax.errors import UserError
-from gpt_jax.models.contract import param_shapes
+from gpt_jax.models.lora import has_adapters
 from gpt_jax.models.quantized import keep_as
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.offload import check_offload, to_host
@@ -24,14 +24,15 @@ from gpt_jax.ranges import PositiveFloat
 from gpt_jax.rl.groups import GroupedPrompts
 from gpt_jax.rl.iteration import Inputs, RolloutConfig
 from gpt_jax.rl.reward_spec import Term, of_model, parse
-from gpt_jax.rl.scoring import Scoring, spec_scoring
+from gpt_jax.rl.scoring import Scoring, of_adapters, spec_scoring, value_start
 from gpt_jax.rl.workers import SECONDS
 from gpt_jax.tasks.sandbox import PROTECTIONS
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
-from gpt_jax.train.origin import Started, load_model_files, start_params
+from gpt_jax.train.origin import load_model_files
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolve_steps
+from gpt_jax.train.tuning import Start, Tuned
 
 REWARD_FROM = "runs/reward/default"
 
@@ -42,15 +43,12 @@ class OnlineRecipe(RolloutConfig):
 
     optimizer: OptimizerConfig
     train: LoopConfig
-    frozen_dtype: Literal["bfloat16", "int8", "int4"] | None = None
-    """How the matrices of the reference and the reward model are kept: float32 by default, or in 2,
-    1 or about 0.6 bytes a weight. The KL then begins at the error of that, not at 0."""
     offload_frozen: bool = False
     """Keep the reference and the reward model in the host's memory between their uses."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnlineConfig(Started):
+class OnlineConfig(Tuned):
     """What such an experiment takes besides its recipe."""
 
     init_from: str = "runs/sft/default"
@@ -152,8 +150,18 @@ def online_stage(
             f"max_new_tokens {recipe.max_new_tokens} leaves no room for a prompt in the model's "
             f"context of {model.context_length} tokens; lower it"
         )
+    begin = Start(config, model)
+    begin.check(frozen=True)
+    if config.policy_from and begin.adapts:
+        begin.check_adapters(config.policy_from)
     if recipe.offload_frozen:
+        if begin.adapts:
+            raise UserError(
+                "the backbone under adapters is read by every update, so that offloading it spares "
+                "nothing; leave --ppo.offload-frozen or --lora.rank out"
+            )
         check_offload(mesh)
+    scoring = of_adapters(scoring, config)
     left_out = LeftOut()
     prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, room, left_out)
     _say_unseen(prompts, recipe.max_new_tokens, scoring.longest)
@@ -162,28 +170,40 @@ def online_stage(
     train = resolve_steps(recipe.train, len(prompts.rows_B), asked)
     ptx_at = _pretraining_batches(config, start, ptx_rows, mesh)
     updates = recipe.passes.updates
+    made = functions(train.steps)
+    made = made._replace(init=begin.first(made.init))
+    keep = functools.partial(keep_as, axes=made.axes, dtype=config.frozen_dtype)
 
     def load(mesh: Mesh) -> Parameters:
-        reference = start_params(config, mesh)
-        policy = open_run(config.policy_from, mesh=mesh).params if config.policy_from else reference
-        scorer = scoring.load(mesh)
-        frozen = kept({"reference": reference, "reward": scorer})
+        (policy,), frozen = begin.load(mesh, reference=True)
+        if config.policy_from and begin.adapts:
+            policy = begin.adapters_in(config.policy_from, mesh)
+        elif config.policy_from:
+            policy = open_run(config.policy_from, mesh=mesh).params
+        scorer = scoring.load(config, mesh)
+        origin = policy, value_start(scoring, config, scorer, mesh) if from_scorer else policy
+        frozen = kept(frozen | {"reward": scorer})
         if recipe.offload_frozen:
             frozen = to_host(frozen)
-        return Parameters((policy, scoring.first(scorer) if from_scorer else policy), frozen)
+        return Parameters(origin, frozen)
 
-    policy = param_shapes(model)
-    scorer = scoring.shapes()
-    origin = (policy, scoring.first(scorer) if from_scorer else policy)
-    made = functions(train.steps)
-    keep = functools.partial(keep_as, axes=made.axes, dtype=recipe.frozen_dtype)
-    frozen_shapes = jax.eval_shape(keep, {"reference": policy, "reward": scorer})
+    def shapes() -> Parameters:
+        (policy,), frozen = begin.shapes(reference=True)
+        scorer = scoring.shapes()
+        value = value_start(scoring, config, scorer) if from_scorer else policy
+        frozen = {
+            name: jax.eval_shape(keep, tree) if is_whole(name, tree) else tree
+            for name, tree in (frozen | {"reward": scorer}).items()
+        }
+        return Parameters((policy, value), frozen)
 
     def kept(frozen: dict) -> dict:
-        if recipe.frozen_dtype is None:
+        """What is frozen beside a backbone, which is kept so already."""
+        if config.frozen_dtype is None:
             return frozen
-        places = rules.shardings(frozen_shapes, mesh, made.axes)
-        return jax.jit(keep, out_shardings=places)(frozen)
+        whole = {name: tree for name, tree in frozen.items() if is_whole(name, tree)}
+        places = rules.shardings(jax.eval_shape(keep, whole), mesh, made.axes)
+        return frozen | jax.jit(keep, out_shardings=places)(whole)
 
     return Stage(
         model=model,
@@ -191,7 +211,8 @@ def online_stage(
         train=train,
         functions=made,
         load=load,
-        shapes=Parameters(origin, frozen_shapes),
+        shapes=shapes(),
+        adapter_file=begin.adapter_file,
         batch_at=lambda step: Inputs(prompts_at(step), ptx_at(step)),
         row_numbers=lambda step: prompts.rows_B[prompts_at.numbers(step)],
         learning_rate=lambda step: rate_at(
@@ -202,6 +223,11 @@ def online_stage(
         kinds=("prompts", "text") if ptx_rows else ("prompts",),
         left_out=left_out,
     )
+
+
+def is_whole(name: str, tree: Any) -> bool:
+    """Whether something frozen is a whole model whose matrices are still to be made small."""
+    return name in ("reference", "reward") and not has_adapters(tree)
 
 
 def _say_unseen(prompts: Prompts, new_tokens: int, longest: int | None) -> None:

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from gpt_jax.losses.lm import Metrics
+from gpt_jax.models.lora import on_backbone
 from gpt_jax.parallel import rules
 from gpt_jax.train.finite import Learner, update_if_finite
 from gpt_jax.train.step import LossFn
@@ -58,6 +59,8 @@ def update(
     Returns:
       The learner after all updates, and the metrics summed over them.
     """
+
+    loss = on_backbone(loss)
 
     def objective(learned, minibatch):
         total, count, metrics = loss(model, learned, minibatch, None, frozen)

@@ -25,8 +25,10 @@ from gpt_jax import files, seeds
 from gpt_jax.errors import UserError
 from gpt_jax.models.contract import Model, model_types
 from gpt_jax.models.heads import axes_of, is_head
+from gpt_jax.models.lora import adapted_shapes
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.train.adapters import read_adapter_file
 from gpt_jax.train.state import TrainState
 
 KEEP = 2  # the newest checkpoint and one to fall back on
@@ -180,7 +182,8 @@ def load_params(
     part: str = "",
     axes: rules.Axes | None = None,
 ) -> dict:
-    """The parameters of a stage's newest checkpoint.
+    """The parameters of a stage's newest checkpoint, as they lie there: where a stage learned
+    adapters, these alone (`origin.load_params` puts them on their backbone).
 
     Args:
       folder: the stage's folder, say `runs/rlhf/tiny/sft`.
@@ -296,7 +299,10 @@ def load_model_files(
             f"{model.vocab_size}; restore the one that was made with the other"
         )
     if shapes is not None:
-        _compare_shapes(folder, shapes(model))
+        wanted, adapters = shapes(model), read_adapter_file(folder)
+        if adapters is not None:
+            wanted = adapted_shapes(adapters.lora, model, wanted)
+        _compare_shapes(folder, wanted)
     return ModelFiles(model, tokenizer)
 
 
@@ -336,14 +342,3 @@ def _compare_shapes(folder: str | Path, wanted: Any) -> None:
                 f"{folder}: {name} has the shape {there[name]}, but by its model.json {shape}; "
                 "restore the file that was made with it"
             )
-
-
-def load_model(folder: str | Path, mesh: Mesh | None = None) -> tuple[Model, dict, Tokenizer]:
-    """A language model ready to sample from: shape, parameters and tokenizer of a stage's folder.
-
-    Of a PPO stage it is the policy (its moving average if one was kept).
-    """
-    model, tokenizer = load_model_files(folder)
-    averaged = newest_checkpoint(folder) / "average"
-    item = "average" if averaged.is_dir() else "params"
-    return model, load_params(folder, mesh, item, part="policy"), tokenizer

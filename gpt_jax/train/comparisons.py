@@ -15,11 +15,11 @@ from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import pairs_of
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train.inputs import label_files
-from gpt_jax.train.origin import Started
+from gpt_jax.train.tuning import Tuned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compared(Started):
+class Compared(Tuned):
     """The configuration of a stage that learns from comparisons."""
 
     init_from: str = "runs/sft/default"

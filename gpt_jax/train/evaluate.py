@@ -13,6 +13,7 @@ from gpt_jax.data.batches import pad_rows
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import Metrics
 from gpt_jax.metrics import mean
+from gpt_jax.models.lora import on_backbone
 from gpt_jax.train.state import TrainState
 from gpt_jax.train.step import LossFn
 
@@ -56,4 +57,4 @@ class HeldOut:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def metrics_of(model: Any, loss: LossFn, params: dict, batch: Any, frozen: dict) -> Metrics:
     """A loss's metrics. Equal models and losses (of many seeds, say) share one program."""
-    return loss(model, params, batch, None, frozen)[2]
+    return on_backbone(loss)(model, params, batch, None, frozen)[2]

@@ -19,6 +19,7 @@ from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Model
 from gpt_jax.models.flops import training_flops
 from gpt_jax.models.heads import axes_of
+from gpt_jax.models.quantized import quantized_axes
 from gpt_jax.parallel import distributed
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.optim import OptimizerConfig, make_optimizer, rate_at
@@ -48,7 +49,8 @@ def gradient_functions(
     def init(seed: jax.Array, *origin: Any) -> TrainState:
         return TrainState.create(first(seed, *origin), made, seed)
 
-    return Functions(init, make_train_step(model, loss, made, train.accumulate), axes)
+    step = make_train_step(model, loss, made, train.accumulate)
+    return Functions(init, step, quantized_axes(axes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed, rules
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.train import state as states
+from gpt_jax.train.adapters import write_adapter_file
 from gpt_jax.train.checkpoint import save_model_files
 from gpt_jax.train.command import Common
 from gpt_jax.train.inputs import record_inputs
@@ -137,6 +138,8 @@ def _describe(run: Run, name: str, config: Common, stage: Stage) -> None:
     """Writes what a run folder says of what it was made from, and of its model."""
     record_inputs(run.folder, config)
     save_model_files(run.folder, stage.model, stage.tokenizer)
+    if adapters := stage.adapter_file():
+        write_adapter_file(run.folder, adapters)
     save_data_file(run.folder, name, config.data, stage.kinds, stage.left_out, stage.longest)
 
 

@@ -11,8 +11,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.text import Layout, TextModel
 from gpt_jax.models.contract import param_shapes
 from gpt_jax.seeds import refuse_many
-from gpt_jax.train.checkpoint import load_model
-from gpt_jax.train.origin import is_foreign, load_model_files, load_params
+from gpt_jax.train.origin import is_foreign, load_model, load_model_files, load_params
 
 # The models of a whole run that can be asked, the best first: what people call them, and where.
 SERVED = {"ppo": "ppo", "sft": "sft", "base": "pretrain"}

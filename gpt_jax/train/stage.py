@@ -14,6 +14,7 @@ from gpt_jax.models.contract import Model
 from gpt_jax.parallel.rules import Axes
 from gpt_jax.ranges import NonNegative, Positive, check_ranges
 from gpt_jax.text.tokenizer import Tokenizer
+from gpt_jax.train.adapters import AdapterFile
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.samples import Samples
 from gpt_jax.train.state import TrainState
@@ -106,6 +107,7 @@ class Stage:
       kinds: of the data that it reads ("text", "comparisons", ...).
       left_out: what was cut or left out of the data when it was laid out.
       longest: the most tokens of a row, where what reads the model later must know it.
+      adapter_file: asked when the folder is opened: what the adapters in it stand on, or None.
     """
 
     model: Model
@@ -126,3 +128,4 @@ class Stage:
     kinds: tuple[str, ...] = ()
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
     longest: int | None = None
+    adapter_file: Callable[[], AdapterFile | None] = lambda: None

@@ -14,6 +14,7 @@ import optax
 from gpt_jax import keys
 from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import Loss, Metrics
+from gpt_jax.models.lora import on_backbone
 from gpt_jax.train.finite import Learner, update_if_finite
 from gpt_jax.train.state import TrainState
 
@@ -35,10 +36,13 @@ def make_train_step(
       model: what the loss is given first.
       loss: `loss(model, learned, batch, key, frozen) -> (numerator, denominator, metrics)`.
         Numerators and denominators are summed over micro-batches and devices and divided once, so
-        neither accumulation nor padding nor the number of devices changes the update.
+        neither accumulation nor padding nor the number of devices changes the update. It sees
+        whole parameters, also where adapters are learned.
       optimizer: an optax transformation.
       accumulate: micro-batches per update; must divide the rows of the batch.
     """
+
+    loss = on_backbone(loss)
 
     def gradient_sums(params, batch, key, frozen):
         def numerator(params):

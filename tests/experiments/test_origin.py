@@ -17,8 +17,7 @@ from gpt_jax.models.heads import init_scorer
 from gpt_jax.text.templates import named
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model
-from gpt_jax.train.origin import load_model_files, load_params
+from gpt_jax.train.origin import load_model, load_model_files, load_params
 from gpt_jax.train.served import open_run
 
 TEXTS = ["Rini lives in Balton and has a hen.", "What is 3 plus 4? It is 7.", "Who are you?"] * 40

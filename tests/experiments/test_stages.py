@@ -27,7 +27,8 @@ from gpt_jax.report.openings import read_openings
 from gpt_jax.rl.scoring import trained_length
 from gpt_jax.tasks.microworld import MICROWORLD
 from gpt_jax.train import command
-from gpt_jax.train.checkpoint import load_model, load_model_files, load_params
+from gpt_jax.train.checkpoint import load_model_files, load_params
+from gpt_jax.train.origin import load_model
 from gpt_jax.train.served import open_run
 
 ONE = MeshConfig(data=1)

@@ -36,10 +36,11 @@ from gpt_jax.rl.scoring import model_scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train import state as states
-from gpt_jax.train.checkpoint import Checkpoints, load_model, save_model_files
+from gpt_jax.train.checkpoint import Checkpoints, save_model_files
 from gpt_jax.train.gradient import GradientRecipe, gradient_stage
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig, decay_mask, make_optimizer
+from gpt_jax.train.origin import load_model
 from gpt_jax.train.stage import LoopConfig, TrainConfig
 from gpt_jax.train.state import TrainState
 from tests import tiny

@@ -190,14 +190,14 @@ def _write_tensors(folder: Path, tensors: list[Tensor], dtype: str) -> None:
         except OSError as error:
             raise files.unwritable(folder, error) from error
     for name, shard in zip(names, shards, strict=True):
-        _write_safetensors(folder / name, shard, dtype)
+        write_safetensors(folder / name, shard, dtype)
     if total > 1 and distributed.is_main():
         where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
         index = {"metadata": {"total_size": sum(size.values())}, "weight_map": where}
         _write_json(folder / INDEX, index)
 
 
-def _write_safetensors(path: Path, tensors: list[Tensor], dtype: str) -> None:
+def write_safetensors(path: Path, tensors: list[Tensor], dtype: str) -> None:
     """One file: the length of a JSON header, the header, the tensors (see safetensors.py)."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
