@@ -54,7 +54,10 @@ def write_store(
     """
     facts = begin(spec, folder, tokenizer, skip_broken)
     if not facts["complete"]:
-        _write(spec, folder, tokenizer, facts, skip_broken, part_tokens, progress)
+        _write(
+            spec, folder, tokenizer, facts,
+            skip_broken=skip_broken, part_tokens=part_tokens, progress=progress,
+        )  # fmt: skip
     return store.open_store(f"{store.PREFIX}{folder}")
 
 
@@ -113,6 +116,7 @@ def _write(
     folder: Path,
     tokenizer: Tokenizer,
     facts: dict,
+    *,
     skip_broken: bool,
     part_tokens: int,
     progress: Callable[[int], None],

@@ -26,7 +26,7 @@ WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 
 
 class Match:
-    """Where one completion stands in its grammar; an `engine.Constraint`."""
+    """Where one completion stands in its grammar; an `requests.Constraint`."""
 
     def __init__(self, matcher: Any, words: int):
         self._matcher, self._words = matcher, words

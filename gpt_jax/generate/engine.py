@@ -13,88 +13,27 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
 
 import jax
 import numpy as np
 
 from gpt_jax.errors import UserError
 from gpt_jax.generate import slots as devices
-from gpt_jax.generate.drawing import Drawing
+from gpt_jax.generate.requests import (
+    ALL,
+    Constraint,
+    Request,
+    Slot,
+    allowed,
+    common,
+    drawing_of,
+)
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import Completion, Prompt, TextModel, draws
 
-ALL = np.uint32(0xFFFFFFFF)
 SHARED = 16  # tokens: for fewer in common a copy is not worth its while
-
-
-class Constraint(Protocol):
-    """What a completion must look like, one token after another."""
-
-    def allowed(self) -> np.ndarray:
-        """uint32 words: bit i of word w is whether token 32 w + i may come next."""
-
-    def take(self, token: int) -> None:
-        """The token that came."""
-
-
-@dataclasses.dataclass(eq=False)
-class Request:
-    """One completion on its way; the engine fills in what stands below the line.
-
-    Attributes:
-      ids: the prompt.
-      sampling: how to draw; `n` and `stop` are the caller's business, the stop strings above all.
-      name: of the draw in the random stream, uint32.
-      constraint: what the completion must look like, or None.
-      ----
-      tokens, logprobs, tops: what was drawn, as `Completion` has them.
-      finish_reason: None as long as it goes on; "cancelled" if it was withdrawn, "failed" if its
-        constraint went wrong.
-      error: what went wrong, then.
-      shared: how many tokens of the prompt were copied and not read.
-    """
-
-    ids: Sequence[int]
-    sampling: Sampling
-    name: int = 0
-    constraint: Constraint | None = None
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logprobs: list[float] = dataclasses.field(default_factory=list)
-    tops: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
-    finish_reason: Literal["stop", "length", "cancelled", "failed"] | None = None
-    error: str | None = None
-    shared: int = 0
-
-
-@dataclasses.dataclass(eq=False)
-class _Slot:
-    """The host's knowledge of a slot.
-
-    Attributes:
-      request: whose it is; None: free.
-      read: how many tokens of its prompt are in the cache; None: what is there is of another.
-      known: the tokens that are in the cache, or the first of them.
-      used: when it was taken or left last.
-    """
-
-    request: Request | None = None
-    read: int | None = None
-    known: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
-    used: int = 0
-
-    @property
-    def reading(self) -> bool:
-        """Whether its prompt is still to be read."""
-        return self.request is not None and (self.read or 0) < len(self.request.ids)
-
-    @property
-    def running(self) -> bool:
-        """Whether it draws."""
-        return self.request is not None and not self.reading
 
 
 class Engine:
@@ -138,11 +77,12 @@ class Engine:
         self.model, self.places = model, places
         self.waiting: collections.deque[Request] = collections.deque()
         self.counters: collections.Counter[str] = collections.Counter()
-        self._chunk, self._rows, self._steps, self._top = chunk, rows, steps, top
-        self._slots = [_Slot() for _ in range(slots)]
+        self._chunk, self._rows, self._steps = chunk, rows, steps
+        self._slots = [Slot() for _ in range(slots)]
         self._clock = itertools.count(1)
         tokenizer = model.tokenizer
-        self._ends = devices.Ends(tokenizer.stop_ids, tokenizer.pad_id, tokenizer.vocab_size)
+        ends = (tokenizer.stop_ids, tokenizer.pad_id, tokenizer.vocab_size)
+        self._program = devices.Program(model.config, *ends, top)
         self._words = -(-model.config.vocab_size // 32)
         with self.model.on_mesh():
             self._state = devices.empty(model.config, slots, places)
@@ -176,10 +116,10 @@ class Engine:
                 f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit in the "
                 f"{self.places} of a slot; say it shorter, or give a smaller max_new_tokens"
             )
-        if request.sampling.logprobs > self._top:
+        if request.sampling.logprobs > self._program.top:
             raise UserError(
-                f"logprobs is {request.sampling.logprobs}, but this engine reports {self._top} at "
-                "the most; ask for fewer"
+                f"logprobs is {request.sampling.logprobs}, but this engine reports "
+                f"{self._program.top} at the most; ask for fewer"
             )
         vocab_size = self.model.tokenizer.vocab_size
         if not 0 <= min(request.ids) <= max(request.ids) < vocab_size:
@@ -256,7 +196,7 @@ class Engine:
             for request, asked in zip(requests, places, strict=True)
         ]
 
-    def _leave(self, slot: _Slot) -> None:
+    def _leave(self, slot: Slot) -> None:
         """Takes the request out of a slot; what is in the cache stays known."""
         request = slot.request
         if slot.running:  # the last token that was drawn is not in the cache
@@ -269,23 +209,23 @@ class Engine:
         while free and self.waiting:
             request = self.waiting.popleft()
             ids = np.int32(request.ids)
-            there = max(_common(slot.known, ids) for slot in self._slots)
+            there = max(common(slot.known, ids) for slot in self._slots)
             coming = max(
-                _common(np.int32(slot.request.ids), ids) if slot.reading else 0
+                common(np.int32(slot.request.ids), ids) if slot.reading else 0
                 for slot in self._slots
             )
             if coming >= max(there, SHARED) + self._chunk:
                 late.append(request)  # another request is reading the same at the moment
                 continue
-            slot = min(free, key=lambda slot: (-_common(slot.known, ids), slot.used))
+            slot = min(free, key=lambda slot: (-common(slot.known, ids), slot.used))
             free.remove(slot)
             slot.request, slot.read, slot.used = request, None, next(self._clock)
         self.waiting.extendleft(reversed(late))
 
-    def _begin(self, slot: _Slot) -> int:
+    def _begin(self, slot: Slot) -> int:
         """Where the cache has the most of a prompt: the slot's number; and how much that is."""
         ids = np.int32(slot.request.ids)
-        shared = [_common(other.known, ids) for other in self._slots]
+        shared = [common(other.known, ids) for other in self._slots]
         source = int(np.argmax(shared))
         # One token at least is read: the first one is drawn after it.
         start = min(shared[source], len(ids) - 1)
@@ -318,10 +258,10 @@ class Engine:
                 self._take(slot, jax.tree.map(lambda x: x[row], drawn))  # noqa: B023
         return changed
 
-    def _chunk_of(self, reading: list[_Slot], sources: list[int]) -> devices.Chunk:
+    def _chunk_of(self, reading: list[Slot], sources: list[int]) -> devices.Chunk:
         """The next tokens of some prompts, with all that is to be known of their requests."""
         R, T, V = self._rows, self._chunk, self.model.config.vocab_size
-        ids_RT = np.full((R, T), self._ends.pad_id, np.int32)
+        ids_RT = np.full((R, T), self._program.pad_id, np.int32)
         counts_R, starts_R, sources_R = np.ones(R, np.int32), *np.zeros((2, R), np.int32)
         targets_R, last_R = np.full(R, len(self._slots), np.int32), np.zeros(R, bool)
         limits_R, (seeds_R, names_R) = np.zeros(R, np.int32), np.zeros((2, R), np.uint32)
@@ -341,7 +281,7 @@ class Engine:
             for token, bias in request.sampling.logit_bias:
                 bias_RV[row, token] = bias
             if last_R[row]:
-                mask_RW[row] = _allowed(request)
+                mask_RW[row] = allowed(request)
         return devices.Chunk(
             *(ids_RT, counts_R, starts_R, sources_R, targets_R, last_R, limits_R),
             *(seeds_R, names_R, drawing_of(settings), bias_RV, prompted_RV, mask_RW),
@@ -354,7 +294,7 @@ class Engine:
         mask_BW = np.full((len(running), self._words), ALL)
         for row, slot in enumerate(running):
             if slot:
-                mask_BW[row] = _allowed(slot.request)
+                mask_BW[row] = allowed(slot.request)
         drawn = self._call(
             devices.decode,
             most=self._steps,
@@ -370,14 +310,13 @@ class Engine:
 
     def _call(self, program, *args, **options) -> devices.Drawn:
         """Runs a program on the slots, and fetches what it drew."""
-        model = self.model
         with self.model.on_mesh():
             self._state, drawn = program(
-                model.config, self._ends, self._top, model.params, self._state, *args, **options
+                self._program, self.model.params, self._state, *args, **options
             )
         return jax.device_get(drawn)
 
-    def _take(self, slot: _Slot, drawn: devices.Drawn) -> None:
+    def _take(self, slot: Slot, drawn: devices.Drawn) -> None:
         """Gives a request its next token."""
         request, token = slot.request, int(drawn.ids)
         request.tokens.append(token)
@@ -393,46 +332,9 @@ class Engine:
                 request.error = str(error)
         if request.error:
             request.finish_reason = "failed"
-        elif token in self._ends.stop_ids:
+        elif token in self._program.stop_ids:
             request.finish_reason = "stop"
         elif len(request.tokens) == request.sampling.max_new_tokens:
             request.finish_reason = "length"
         if request.finish_reason:
             self._leave(slot)
-
-
-def _allowed(request: Request) -> np.ndarray | np.uint32:
-    """Which tokens may come next; if the constraint goes wrong, that is the request's end alone."""
-    if request.constraint is None:
-        return ALL
-    try:
-        return request.constraint.allowed()
-    except UserError as error:
-        request.error = str(error)
-        return ALL
-
-
-def drawing_of(settings: Sequence[Sampling]) -> Drawing:
-    """How rows draw, without their keys."""
-
-    def column(name: str, dtype: type = np.float32) -> np.ndarray:
-        return np.array([getattr(sampling, name) for sampling in settings], dtype)
-
-    return Drawing(
-        keys_B=None,
-        temperature_B=column("temperature"),
-        top_k_B=column("top_k", np.int32),
-        top_p_B=column("top_p"),
-        min_p_B=column("min_p"),
-        repetition_B=column("repetition_penalty"),
-        presence_B=column("presence_penalty"),
-        frequency_B=column("frequency_penalty"),
-        tops_B=column("logprobs", np.int32) > 0,
-    )
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two rows begin with alike."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n

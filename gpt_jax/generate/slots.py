@@ -25,12 +25,20 @@ from gpt_jax.models.contract import Model, Params, forward, init_cache
 from gpt_jax.models.heads import last_logits
 
 
-class Ends(NamedTuple):
-    """What is static of a tokenizer, as for `sampler.generate`."""
+class Program(NamedTuple):
+    """What is static of both programs.
 
+    Attributes:
+      model: the shape.
+      stop_ids, pad_id, vocab_size: of the tokenizer, as for `sampler.generate`.
+      top: how many of the most likely tokens can be reported.
+    """
+
+    model: Model
     stop_ids: tuple[int, ...]
     pad_id: int
     vocab_size: int
+    top: int
 
 
 class Slots(NamedTuple):
@@ -130,15 +138,13 @@ def empty(model: Model, rows: int, places: int) -> Slots:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ends", "top"), donate_argnames="slots")
-def prefill(
-    model: Model, ends: Ends, top: int, params: Params, slots: Slots, chunk: Chunk
-) -> tuple[Slots, Drawn]:
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="slots")
+def prefill(program: Program, params: Params, slots: Slots, chunk: Chunk) -> tuple[Slots, Drawn]:
     """Reads the next tokens of some prompts, and draws the first token after those that end.
 
     What a request shares with the row of `sources_R` is copied from there, and not read again.
     """
-    R, T = chunk.ids_RT.shape
+    model, (R, T) = program.model, chunk.ids_RT.shape
     cache = take_rows(model, slots.cache, chunk.sources_R)
     places_S, places_T = (jnp.arange(n) for n in (cache.segment_ids_BS.shape[1], T))
     cache = KVCache(
@@ -168,18 +174,14 @@ def prefill(
     )
     last_R1 = (chunk.counts_R - 1)[:, None]
     hidden_RD = jnp.take_along_axis(hidden_RTD, last_R1[..., None], axis=1)[:, 0]
-    rows, drawn = _next(model, ends, top, params, rows, hidden_RD, chunk.mask_RW)
+    rows, drawn = _next(program, params, rows, hidden_RD, chunk.mask_RW)
     more = jax.tree.map(put, slots._replace(cache=()), rows._replace(cache=()))
     return more._replace(cache=put_rows(model, slots.cache, rows.cache, chunk.targets_R)), drawn
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "ends", "top", "most"), donate_argnames="slots"
-)
+@functools.partial(jax.jit, static_argnames=("program", "most"), donate_argnames="slots")
 def decode(
-    model: Model,
-    ends: Ends,
-    top: int,
+    program: Program,
     params: Params,
     slots: Slots,
     *,
@@ -191,7 +193,7 @@ def decode(
     """Up to `steps` tokens more of every row that runs; less where all have ended.
 
     Args:
-      model, ends, top, params, slots: the engine's.
+      program, params, slots: the engine's.
       most: static, of the steps of any call.
       steps: int32, of this one.
       keep_B: bool; a row without it ends here, as its request was withdrawn.
@@ -209,11 +211,9 @@ def decode(
         tokens_B1 = Tokens(
             *(x[:, None] for x in (slots.token_B, before, running_B.astype(jnp.int32)))
         )
-        hidden_B1D, cache = forward(model, params, tokens_B1, slots.cache)
+        hidden_B1D, cache = forward(program.model, params, tokens_B1, slots.cache)
         cache = cache._replace(index_B=jnp.where(running_B, cache.index_B, before))
-        slots, now = _next(
-            model, ends, top, params, slots._replace(cache=cache), hidden_B1D[:, 0], mask_BW
-        )
+        slots, now = _next(program, params, slots._replace(cache=cache), hidden_B1D[:, 0], mask_BW)
         drawn = jax.tree.map(lambda all, new: all.at[number].set(new), drawn, now)
         return number + 1, slots, drawn
 
@@ -224,16 +224,14 @@ def decode(
     B = len(slots.token_B)
     nothing = Drawn(
         *(jnp.zeros((most, B), dtype) for dtype in (jnp.int32, jnp.float32, bool)),
-        *(jnp.zeros((most, B, top), dtype) for dtype in (jnp.int32, jnp.float32)),
+        *(jnp.zeros((most, B, program.top), dtype) for dtype in (jnp.int32, jnp.float32)),
     )
     _, slots, drawn = jax.lax.while_loop(goes_on, step, (jnp.int32(0), slots, nothing))
     return slots, drawn
 
 
 def _next(
-    model: Model,
-    ends: Ends,
-    top: int,
+    program: Program,
     params: Params,
     slots: Slots,
     hidden_BD: jax.Array,
@@ -242,16 +240,16 @@ def _next(
     """Draws a token after each hidden state; of rows that do not run nothing changes."""
     running_B = slots.left_B > 0
     logits_BV = allowed(
-        last_logits(model, params, hidden_BD),
-        padding_only(ends.pad_id, ends.stop_ids),
-        ends.vocab_size,
+        last_logits(program.model, params, hidden_BD),
+        padding_only(program.pad_id, program.stop_ids),
+        program.vocab_size,
     )
     past = (slots.bias_BV, slots.prompted_BV, slots.counts_BV)
     token_B, logprob_B, tops = draw(
-        logits_BV, slots.drawing, slots.drawn_B, past=past, mask_BW=mask_BW, top=top
+        logits_BV, slots.drawing, slots.drawn_B, past=past, mask_BW=mask_BW, top=program.top
     )
     token_B = jnp.where(running_B, token_B, slots.token_B)
-    ended_B = jnp.isin(token_B, jnp.array(ends.stop_ids, jnp.int32))
+    ended_B = jnp.isin(token_B, jnp.array(program.stop_ids, jnp.int32))
     slots = slots._replace(
         token_B=token_B,
         counts_BV=slots.counts_BV.at[jnp.arange(len(token_B)), token_B].add(

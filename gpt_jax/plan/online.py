@@ -57,7 +57,7 @@ def iteration_programs(
         policy = attached(policy, backbone)
         return iteration.collect(algorithm.config, model, algorithm.ends, policy, *asked)
 
-    sampled = (policy, backbone, prompts, state.seed, state.step)
+    sampled = (policy, backbone, prompts, (state.seed, state.step))
     rollout = laid_out(jax.eval_shape(collect, *sampled), mesh)
 
     def scoring(state, frozen, rollout):

@@ -122,15 +122,14 @@ def collect(
     ends: EndIds,
     policy: dict,
     prompts: Prompts,
-    seed: jax.Array,
-    step: jax.Array,
+    place: tuple[jax.Array, jax.Array],
 ) -> Rollout:
-    """The policy's completions of the prompts of iteration `step`."""
+    """The policy's completions of the prompts of an iteration; its place is (seed, step)."""
     return generate(
         model,
         policy,
         prompts,
-        keys.derive(seed, step, "ppo/rollout"),
+        keys.derive(*place, "ppo/rollout"),
         max_new_tokens=config.max_new_tokens,
         stop_ids=ends.stop_ids,
         pad_id=ends.pad_id,
@@ -214,7 +213,7 @@ def iterate(
     """A whole iteration with a reward on the device; `frozen["reward"]` holds its parameters."""
     policy, place = attached(behaviour(state), frozen), (state.seed, state.step)
     rollout = collect(
-        algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, *place
+        algorithm.config, policy_shape(algorithm), algorithm.ends, policy, inputs.prompts, place
     )
     scores_B, terms = score(attached(frozen["reward"], frozen), rollout)
     state, metrics = learn(algorithm, optimizer, state, (rollout, scores_B, inputs.ptx), frozen)
@@ -261,7 +260,7 @@ class SplitIteration(NamedTuple):
     """An iteration whose reward is asked on the host, between two programs.
 
     Attributes:
-      sample: jitted, `(policy, prompts, seed, step) -> rollout`.
+      sample: jitted, `(policy, prompts, (seed, step)) -> rollout`.
       score: `(frozen, rollout) -> (scores_B, metrics)`, partly in Python.
       learn: jitted, `(state, (rollout, scores, ptx), frozen) -> (state, metrics)`.
     """
@@ -274,7 +273,7 @@ class SplitIteration(NamedTuple):
         self, state: TrainState, inputs: Inputs, frozen: dict
     ) -> tuple[TrainState, Metrics]:
         policy = attached(behaviour(state), frozen)
-        rollout = self.sample(policy, inputs.prompts, state.seed, state.step)
+        rollout = self.sample(policy, inputs.prompts, (state.seed, state.step))
         scores_B, terms = self.score(frozen, rollout)
         state, metrics = self.learn(state, (rollout, scores_B, inputs.ptx), frozen)
         return state, metrics | terms
@@ -282,7 +281,7 @@ class SplitIteration(NamedTuple):
     def shapes(self, state: TrainState, inputs: Inputs, frozen: dict) -> tuple[TrainState, Metrics]:
         """What a call gives, as shapes; the reward is not asked."""
         policy = jax.eval_shape(attached, behaviour(state), frozen)
-        asked = (policy, inputs.prompts, state.seed, state.step)
+        asked = (policy, inputs.prompts, (state.seed, state.step))
         rollout = jax.eval_shape(self.sample, *asked)
         scores_B = jax.ShapeDtypeStruct(rollout.stopped_B.shape, jnp.float32)
         return jax.eval_shape(self.learn, state, (rollout, scores_B, inputs.ptx), frozen)

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gpt_jax.errors import UserError
-from gpt_jax.generate.engine import Constraint
+from gpt_jax.generate.requests import Constraint
 from gpt_jax.generate.text import Asked, Completion, draws
 from gpt_jax.serve import tools
 from gpt_jax.serve.answers import Answer

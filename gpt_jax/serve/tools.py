@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from gpt_jax.generate.constraints import WRITTEN, Constrain
-from gpt_jax.generate.engine import Constraint
+from gpt_jax.generate.requests import Constraint
 from gpt_jax.text.chat import Message
 
 BEGINS, ENDS = "<tool_call>\n", "\n</tool_call>"

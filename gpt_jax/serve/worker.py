@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpt_jax.errors import UserError
-from gpt_jax.generate.engine import Constraint, Engine, Request
+from gpt_jax.generate.engine import Engine
+from gpt_jax.generate.requests import Constraint, Request
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import Asked, Completion
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.generate.engine import Engine, Request
+from gpt_jax.generate.engine import Engine
+from gpt_jax.generate.requests import Request
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.slots import decode, prefill
 from gpt_jax.generate.text import TextModel

@@ -54,7 +54,7 @@ def test_the_first_minibatch_starts_from_itself():
     state = state_of(frozen)
     policy = attached(state.params["policy"], frozen)
     algorithm = ppo(CONFIG, MODEL, tiny.ENDS)
-    place = (tiny.ENDS, policy, prompts_of(), state.seed, state.step)
+    place = (tiny.ENDS, policy, prompts_of(), (state.seed, state.step))
     rollout = iteration.collect(CONFIG, tiny.MODEL, *place)
     scores_B = model_score(tiny.MODEL)(attached(frozen["reward"], frozen), rollout)
     experience, metrics = iteration.prepare(algorithm, state, frozen, rollout, scores_B)
