@@ -185,6 +185,7 @@ def retokenized_reward(
       records: of all prompts, by their row numbers.
       tokenizer: of the policy.
     """
+    longest = judge.model.context_length - ("readout" in scorer["head"])
     score_rows = jax.jit(functools.partial(score_completions, judge.model, scorer))
 
     def score(rollout: Rollout) -> np.ndarray:
@@ -193,7 +194,7 @@ def retokenized_reward(
             for record, text, stopped in rows_of(rollout, records, tokenizer)
         ]
         # What does not fit has no score, and HostReward says which row that is.
-        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length, LeftOut())
+        batch = pad_comparisons(rows, judge.tokenizer, longest, LeftOut())
         only = jax.tree.map(lambda x: x[:, 0], (batch.tokens_BKT, batch.weights_BKT))
         scores_B = score_rows(*only)
         return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)

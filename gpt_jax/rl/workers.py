@@ -128,7 +128,11 @@ class RuleProcess:
 
 
 def _close(process: subprocess.Popen) -> None:
-    """Ends the process, which ends when it is asked nothing more."""
+    """Ends the process: it ends when it is asked nothing more, or is killed with what it asks."""
     process.stdin.close()
-    process.wait()
+    try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     process.stdout.close()

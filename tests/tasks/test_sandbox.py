@@ -139,7 +139,9 @@ def test_it_ends_with_the_process_that_started_it():
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if str(sandbox.CHILD) in Path(f"/proc/{name}/cmdline").read_text():
-                left.append(int(Path(f"/proc/{name}/stat").read_text().split()[3]))
+                left.append(
+                    int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+                )
     assert 1 not in left  # which would be the parent of one that had been left behind
 
 
