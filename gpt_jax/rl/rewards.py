@@ -110,7 +110,7 @@ def settled(name: str, given: Sequence[Any], rows_B: np.ndarray, said: set[str])
       rows_B: the records that the prompts were made from.
       said: the names of the rewards of which a row has been named in this run.
     """
-    scores = [_or_failure(score) for score in given]
+    scores = [checked(score) for score in given]
     failed = {row: score.why for row, score in enumerate(scores) if isinstance(score, Failure)}
     if failed and name not in said:
         said.add(name)
@@ -125,16 +125,12 @@ def settled(name: str, given: Sequence[Any], rows_B: np.ndarray, said: set[str])
 
 def refuse_none(name: str, given: Sequence[Any]) -> None:
     """Raises a UserError if a rule gave no row of an iteration a score."""
-    failed = [score for score in map(_or_failure, given) if isinstance(score, Failure)]
+    failed = [score for score in map(checked, given) if isinstance(score, Failure)]
     if len(failed) == len(given):
         raise UserError(
             f"the reward {name} gave none of the {len(given)} completions of an iteration a score "
             f"(of the first it {failed[0].why}); mend it and run the same command again"
         )
-
-
-def _or_failure(score: Any) -> float | Failure:
-    return score if isinstance(score, Failure) else checked(score)
 
 
 Reward = DeviceReward | HostReward
