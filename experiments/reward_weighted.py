@@ -6,8 +6,10 @@
 The simplest baseline for PPO: sample, score, finetune with weights exp(score / beta), the scores
 counted in standard deviations.
 
-Hardware and time (tiny): TODO
-Expected (tiny, microworld): TODO
+Hardware and time (tiny): 6 minutes on 2 CPU cores that a dozen other processes wanted, too; PPO
+took 13.5 beside as many.
+Expected (tiny, microworld, one seed): `objective/scores` from -0.3 to 2.6, the mean of the last ten
+iterations, at a KL of 1.9 nats. PPO came from the same two models to 2.5, at 1.7 nats.
 """
 
 import dataclasses

@@ -110,7 +110,7 @@ def settled(name: str, given: Sequence[Any], rows_B: np.ndarray, said: set[str])
       rows_B: the records that the prompts were made from.
       said: the names of the rewards of which a row has been named in this run.
     """
-    scores = [_or_failure(score) for score in given]
+    scores = [checked(score) for score in given]
     failed = {row: score.why for row, score in enumerate(scores) if isinstance(score, Failure)}
     if failed and name not in said:
         said.add(name)
@@ -125,16 +125,12 @@ def settled(name: str, given: Sequence[Any], rows_B: np.ndarray, said: set[str])
 
 def refuse_none(name: str, given: Sequence[Any]) -> None:
     """Raises a UserError if a rule gave no row of an iteration a score."""
-    failed = [score for score in map(_or_failure, given) if isinstance(score, Failure)]
+    failed = [score for score in map(checked, given) if isinstance(score, Failure)]
     if len(failed) == len(given):
         raise UserError(
             f"the reward {name} gave none of the {len(given)} completions of an iteration a score "
             f"(of the first it {failed[0].why}); mend it and run the same command again"
         )
-
-
-def _or_failure(score: Any) -> float | Failure:
-    return score if isinstance(score, Failure) else checked(score)
 
 
 Reward = DeviceReward | HostReward
@@ -185,6 +181,7 @@ def retokenized_reward(
       records: of all prompts, by their row numbers.
       tokenizer: of the policy.
     """
+    longest = judge.model.context_length - ("readout" in scorer["head"])
     score_rows = jax.jit(functools.partial(score_completions, judge.model, scorer))
 
     def score(rollout: Rollout) -> np.ndarray:
@@ -193,7 +190,7 @@ def retokenized_reward(
             for record, text, stopped in rows_of(rollout, records, tokenizer)
         ]
         # What does not fit has no score, and HostReward says which row that is.
-        batch = pad_comparisons(rows, judge.tokenizer, judge.model.context_length, LeftOut())
+        batch = pad_comparisons(rows, judge.tokenizer, longest, LeftOut())
         only = jax.tree.map(lambda x: x[:, 0], (batch.tokens_BKT, batch.weights_BKT))
         scores_B = score_rows(*only)
         return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)

@@ -41,8 +41,7 @@ class Child(NamedTuple):
 
 
 def main() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent()
     asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what rules print is seen, and is no answer
@@ -52,6 +51,12 @@ def main() -> None:
     while (data := receive(asked)) is not None:
         found = score(rules, pickle.loads(data), settings["seconds"], settings["processes"])
         send(answers, json.dumps(found).encode())
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it ends, however it does."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def send(stream: BinaryIO, data: bytes) -> None:
@@ -115,6 +120,7 @@ def fork(rules: list, rows: list[tuple], numbers: list[int], ends: float) -> Chi
         # Not buffered: a line that Python had read ahead would not wake the selector.
         return Child(pid, os.fdopen(reads, "rb", buffering=0), list(numbers), ends)
     try:
+        die_with_parent()
         os.setsid()
         for number in numbers:
             rule, *row = rows[number]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.errors import UserError
+from gpt_jax.ranges import LARGEST
 from gpt_jax.rl.worker import receive, send
 from gpt_jax.tasks.time_limit import time_limit
 
@@ -57,16 +58,18 @@ def _ask(rule: Rule, row: Row, seconds: float) -> float | Failure:
         given = Failure(f"raised {type(error).__name__}: {error}")
     if os.getpid() != me:
         os._exit(0)  # a process that the rule has forked: there must be no second run
-    return given if isinstance(given, Failure) else checked(given)
+    return checked(given)
 
 
 def checked(given: Any) -> float | Failure:
-    """A score as a finite number, or that it is none."""
+    """A score as a number that float32 holds, or a failure for what is none."""
+    if isinstance(given, Failure):
+        return given
     try:
         number = math.nan if given is None else float(given)
     except (TypeError, ValueError, OverflowError):  # the last of an integer of many digits
         number = math.nan
-    return number if math.isfinite(number) else Failure(f"gave {given!r}")
+    return number if abs(number) <= LARGEST else Failure(f"gave {given!r}")
 
 
 class RuleProcess:
@@ -112,7 +115,7 @@ class RuleProcess:
                 f"the process that asks the rewards ended (exit code {code}); its own message "
                 "stands above: mend that, and run the same command again"
             )
-        return [Failure(why) if why else score for score, why in json.loads(answer)]
+        return [checked(Failure(why) if why else score) for score, why in json.loads(answer)]
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
@@ -128,7 +131,11 @@ class RuleProcess:
 
 
 def _close(process: subprocess.Popen) -> None:
-    """Ends the process, which ends when it is asked nothing more."""
+    """Ends the process: it ends when it is asked nothing more, or is killed with what it asks."""
     process.stdin.close()
-    process.wait()
+    try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     process.stdout.close()

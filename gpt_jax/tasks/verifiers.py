@@ -18,6 +18,7 @@ import ast
 import functools
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -239,9 +240,11 @@ def solution_of(text: str, names: frozenset[str], prompt: str) -> str:
     for code in fenced or [text]:
         if names <= _defined(code):
             return f"{prompt}\n\n{code}\n"
-    body = fenced[0] if fenced else text
-    if _parsed(prompt + body):
-        return prompt + body
+    body, prompt = fenced[0] if fenced else text, prompt.rstrip("\n") + "\n"
+    # Who answers in a chat may have lost the spaces before the first line, or before all.
+    for lines in (body, f"    {body}", textwrap.indent(body, "    ")):
+        if _parsed(prompt + lines):
+            return prompt + lines
     lines = body.split("\n")
     ends = (n for n, line in enumerate(lines) if n and line.strip() and not line[0].isspace())
     return prompt + "\n".join(lines[: next(ends, len(lines))]) + "\n"
@@ -251,6 +254,7 @@ def _parsed(code: str) -> ast.Module | None:
     """The syntax tree; None of what is no Python, or empty."""
     try:
         tree = ast.parse(code)
+        compile(tree, "<code>", "exec", dont_inherit=True)  # which sees a `return` at the top
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return tree if tree.body else None

@@ -74,7 +74,7 @@ def spoken(texts, stopped):
 SPOKEN = spoken(["no", "maybe yes no", "who knows", ""], [True, False, True, True])
 
 
-@pytest.mark.parametrize("lie", [None, float("nan"), float("inf"), "a lot", [1.0, 2.0]])
+@pytest.mark.parametrize("lie", [None, float("nan"), float("inf"), 1e39, "a lot", [1.0, 2.0]])
 def test_a_score_that_is_no_number_names_its_row(lie, capsys):
     """Break it: let `_number` raise, or drop the line that is printed."""
     rollout = SPOKEN._replace(rows_B=np.array([10, 11, 12, 13]))

@@ -1,5 +1,6 @@
 """Rules that raise, hang, fork or end their process cost their row and nothing else."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -106,8 +107,7 @@ ROW = ({"plus": 2}, "abc", True)
 
 
 def running(what: str) -> bool:
-    lines = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
-    return any(what.encode() in line for line in lines)
+    return bool(parents(what))
 
 
 def test_whatever_a_rule_does_costs_its_row_alone():
@@ -154,6 +154,42 @@ def test_a_process_that_ends_is_one_sentence(capfd):
     with pytest.raises(UserError, match="the process that asks the rewards ended"):
         ask([(0, *ROW)])
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc to look at")
+def test_nothing_of_it_outlives_a_run_that_is_killed(tmp_path):
+    """Break it: leave `die_with_parent` out of `main` or of `fork`."""
+    code = (
+        "from gpt_jax.rl.workers import RuleProcess; from tests.rl.test_workers import sleeps\n"
+        f"RuleProcess([sleeps], 600)([(0, {{'at': {str(tmp_path)!r}}}, '', True)])"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code])
+    until((tmp_path / "begun").is_file)
+    run.kill()
+    run.wait()
+    until(lambda: not any(parent == 1 for parent in parents("worker.py")))
+
+
+def sleeps(record, text, stopped):
+    (Path(record["at"]) / "begun").touch()
+    time.sleep(600)
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def parents(what: str) -> list[int]:
+    """The parents of the processes that have something on their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if what in (path / "cmdline").read_text():
+                found.append(int((path / "stat").read_text().rpartition(")")[2].split()[1]))
+    return found
 
 
 def test_it_ends_with_the_run():

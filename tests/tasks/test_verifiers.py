@@ -358,7 +358,8 @@ LISTED = {"record": {"test_list": ["assert double(2) == 4", "assert double('a') 
 BODY = "    return math.sqrt(x)\n"
 WHOLE = "def root(x):\n    return math.sqrt(x)\n"
 CODE_RIGHT = [
-    BODY, f"{BODY}\n\nprint(root(4))\n", f"{BODY}\nThis is the square root.", WHOLE,
+    BODY, BODY.strip(), "y = math.sqrt(x)\nreturn y", "y = x ** 0.5\n    return y",
+    f"\n{BODY}", f"{BODY}\n\nprint(root(4))\n", f"{BODY}\nThis is the square root.", WHOLE,
     f"import math\n{WHOLE}", f"```python\n{WHOLE}```", f"```\n{WHOLE}```", f"```py\n{WHOLE}\n```",
     f"Sure! Here it is:\n\n```python\n{WHOLE}```\n\nIt takes the root.",
     f"First try:\n```python\nprint(1)\n```\nThen:\n```python\n{WHOLE}```",
