@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.losses.lm import Metrics
+from gpt_jax.models.lora import attached
 from gpt_jax.parallel import distributed
 from gpt_jax.rl.reward_spec import Term
 from gpt_jax.rl.rewards import DeviceReward, HostReward, Row, refuse_none, rows_of, settled
@@ -143,7 +144,11 @@ def host_scores(
     if isinstance(reward, HostReward):
         # On many hosts every process scores all rows: a host reward has no idea of a mesh.
         return lambda frozen, rollout: (reward(distributed.fetch(rollout)), {})
-    parts = jax.jit(lambda frozen, rollout: reward.parts(fetched(frozen)["reward"], rollout))
+
+    @jax.jit
+    def parts(frozen: dict, rollout: Rollout) -> dict[str, jax.Array]:
+        frozen = fetched(frozen)
+        return reward.parts(attached(frozen["reward"], frozen), rollout)
 
     def scores(frozen: dict, rollout: Rollout) -> tuple[np.ndarray, Metrics]:
         on_devices = parts(frozen, rollout)  # which score while the host asks
