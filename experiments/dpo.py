@@ -52,8 +52,8 @@ COST = Cost(frozen=1, ranks=True)
 LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss, "orpo": orpo_loss, "simpo": simpo_loss}
 # The options of each loss, and what they are unless somebody says otherwise.
 OPTIONS = {
-    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
-    "ipo": {"beta": 0.1},
+    "dpo": {"beta": 0.5, "label_smoothing": 0.0},
+    "ipo": {"beta": 0.5},
     "orpo": {"odds_weight": 0.1},
     "simpo": {"beta": 2.0, "gamma": 1.0},
 }
@@ -65,7 +65,8 @@ class DPO(GradientRecipe):
     loss: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
     """What is minimised."""
     beta: PositiveFloat | None = None
-    """dpo, ipo: how close to stay to the reference (0.1); simpo: the scale of the reward (2)."""
+    """dpo, ipo: how close to stay to the reference (0.5; of models of billions of parameters many
+    take 0.1); simpo: the scale of the reward (2)."""
     label_smoothing: Annotated[float, Range(0.0, 0.5, open_high=True)] | None = None
     """dpo: the share of labels that are thought wrong, which makes it cDPO (0)."""
     gamma: NonNegativeFloat | None = None
@@ -178,8 +179,8 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         dpo=DPO(
-            optimizer=OptimizerConfig(learning_rate=1e-4, weight_decay=0.0),
-            train=TrainConfig(steps=0, batch_size=32, evaluate_every=50, checkpoint_every=50),
+            optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.0),
+            train=TrainConfig(steps=0, batch_size=32, evaluate_every=100, checkpoint_every=100),
         ),
     )
 
