@@ -8,8 +8,8 @@ prompt's ranked answers those that beat more than beat them are good (`data/feed
 formulas are in `losses/kto.py`.
 
 Hardware and time (tiny): 10 minutes on 2 CPU cores that much else was using.
-Expected (tiny, microworld, labels of the finetuned model's own answers): answers whose gold score is
-0.75 (SFT 0.61, PPO 0.82), at a KL of 1.3 nats.
+Expected (tiny, microworld, labels of the finetuned model's own answers): answers whose gold score
+is 0.75 (SFT 0.61, PPO 0.82), at a KL of 1.3 nats.
 """
 
 import dataclasses
