@@ -10,8 +10,10 @@ the demonstrations or, with `--distill.on-policy`, on what the student itself sa
 (Agarwal et al. 2024), so that it learns from the mistakes that it makes. Both have one tokenizer.
 `losses/distillation.py` has the divergences. Held out, both are measured on demonstrations.
 
-Hardware and time (tiny): TODO
-Expected (tiny, microworld): TODO
+Hardware and time (tiny, on-policy, reverse, 100 steps of 32 prompts at a rate of 1e-3): 4 minutes
+on 2 CPU cores that much else was using, 1 minute of processor time.
+Expected (the same, from the SFT model to the DPO policy of its own size): the reverse KL of its own
+samples from 0.14 to 0.004 nats per token, and the teacher's gold score within its interval.
 """
 
 import dataclasses

@@ -8,8 +8,9 @@
 has their formulas. DPO and IPO hold the policy close to the model that it starts from, which stands
 by, frozen; ORPO and SimPO need none, and none is held.
 
-Hardware and time (tiny): TODO
-Expected (tiny, microworld): TODO
+Hardware and time (tiny): 6 minutes on 2 CPU cores that much else was using, 1:50 of processor time.
+Expected (tiny, microworld, labels of the finetuned model's own answers): 82% of held-out pairs
+ranked right, and answers whose gold score is 0.75 (SFT 0.61, PPO 0.82), at a KL of 1.7 nats.
 """
 
 import dataclasses
@@ -53,8 +54,8 @@ COST = Cost(frozen=1, ranks=True)
 LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss, "orpo": orpo_loss, "simpo": simpo_loss}
 # The options of each loss, and what they are unless somebody says otherwise.
 OPTIONS = {
-    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
-    "ipo": {"beta": 0.1},
+    "dpo": {"beta": 0.5, "label_smoothing": 0.0},
+    "ipo": {"beta": 0.5},
     "orpo": {"odds_weight": 0.1},
     "simpo": {"beta": 2.0, "gamma": 1.0},
 }
@@ -66,7 +67,8 @@ class DPO(GradientRecipe):
     loss: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
     """What is minimised."""
     beta: PositiveFloat | None = None
-    """dpo, ipo: how close to stay to the reference (0.1); simpo: the scale of the reward (2)."""
+    """dpo, ipo: how close to stay to the reference (0.5; of models of billions of parameters many
+    take 0.1); simpo: the scale of the reward (2)."""
     label_smoothing: Annotated[float, Range(0.0, 0.5, open_high=True)] | None = None
     """dpo: the share of labels that are thought wrong, which makes it cDPO (0)."""
     gamma: NonNegativeFloat | None = None
@@ -176,8 +178,8 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         dpo=DPO(
-            optimizer=OptimizerConfig(learning_rate=1e-4, weight_decay=0.0),
-            train=TrainConfig(steps=0, batch_size=32, evaluate_every=50, checkpoint_every=50),
+            optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.0),
+            train=TrainConfig(steps=0, batch_size=32, evaluate_every=100, checkpoint_every=100),
         ),
     )
 

@@ -35,6 +35,7 @@ Rows of well-known data sets that have other columns are first brought into one 
 """
 
 import math
+import reprlib
 
 from gpt_jax.data import adapters, transcripts
 from gpt_jax.data.messages import (
@@ -147,7 +148,7 @@ def to_feedback(row) -> dict:
         )
     label, stopped = MARKS.get(str(row["label"]).lower()), row.get("stopped", True)
     if label is None:
-        raise UserError(f"`label` must be true or false, not {row['label']!r}")
+        raise UserError(f"`label` must be true or false, not {reprlib.repr(row['label'])}")
     if not isinstance(stopped, bool):
         raise UserError("`stopped` must be true or false")
     prompt, [text] = follow(_prompt(row), {"completion": row["completion"]})
@@ -171,7 +172,8 @@ def to_prompt(row) -> dict:
 
 # Parts of rows.
 
-MARKS = {"true": True, "1": True, "false": False, "0": False}  # of `label`; tables have texts only
+# Of `label`, as tables write it, too, which have texts and floats only.
+MARKS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 _PROMPTS = {"prompt", "instruction", "messages", "conversations"}
 

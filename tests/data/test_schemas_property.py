@@ -49,6 +49,7 @@ ROWS = [
     {"info": POST, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 1},
     {**POST, "summary": "a"},
     {"prompt": "Why?", "label": "Because."},
+    {"prompt": "Why?", "completion": "Because.", "label": False, "stopped": True},
     {"meta_instruction": "Be brief.", "chat": {"turn_1": MOSS, "turn_2": MOSS}},
     {"user_prompt": "Why?"},
     ["Why?", "Because.", "Oh?", "Yes."],
@@ -148,6 +149,11 @@ def check(kind, canonical, row):
         assert len(replies) == len(canonical["ranks"]) >= 2
         assert len(set(zip(replies, canonical["ranks"], strict=True))) == len(set(replies))
         assert set(canonical["ranks"]) == set(range(max(canonical["ranks"]) + 1))
+    elif kind == "feedback":
+        assert canonical.keys() == {"prompt", "completion", "label", "stopped"}
+        check_turns(canonical["prompt"], "user")
+        assert isinstance(canonical["completion"], str)
+        assert {type(canonical[mark]) for mark in ("label", "stopped")} == {bool}
     else:
         assert isinstance(row, list) or canonical["record"] == (
             {"prompt": row} if isinstance(row, str) else row
@@ -156,7 +162,7 @@ def check(kind, canonical, row):
     json.dumps(canonical, ensure_ascii=False).encode()
 
 
-@pytest.mark.parametrize("kind", ["document", "demonstration", "comparison", "prompt"])
+@pytest.mark.parametrize("kind", ["document", "demonstration", "comparison", "feedback", "prompt"])
 @hypothesis.settings(
     max_examples=400,
     deadline=None,
