@@ -79,6 +79,7 @@ setup(
             "sentencepiece>=0.2",
             "torch==2.13.0",
             "transformers>=5.0",
+            "trl==1.16.0",  # its losses are called by the names of their methods
         ],
         "dev": ["ruff>=0.11"],
     },

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import confidence_penalty, label, ppo, pretrain, reward, rlhf, sft
+from experiments import (
+    confidence_penalty,
+    grpo,
+    label,
+    online_dpo,
+    ppo,
+    pretrain,
+    reinforce,
+    rejection,
+    reward,
+    rlhf,
+    rloo,
+    sft,
+    verifiable,
+)
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Positive, Range, check_ranges, ranges
 from gpt_jax.train import command
@@ -17,7 +31,10 @@ from gpt_jax.train.optim import OptimizerConfig
 
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (pretrain, sft, label, reward, ppo, rlhf, confidence_penalty)
+    for module in (
+        *(pretrain, sft, label, reward, ppo, rlhf, confidence_penalty),
+        *(grpo, rloo, reinforce, rejection, online_dpo, verifiable),
+    )
 }
 # Integers and floats that programs trip over; None stands for what is no number at all.
 NUMBERS = [-(10**30), -(2**31), -7, -1, 0, 1, 2, 3, 7, 2**31, 10**30]

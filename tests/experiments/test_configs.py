@@ -3,17 +3,33 @@
 Break it: give a preset a width that its heads do not divide, or a batch that cannot accumulate.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import label, ppo, pretrain, reward, rlhf, sft
+from experiments import (
+    grpo,
+    label,
+    online_dpo,
+    ppo,
+    pretrain,
+    reinforce,
+    rejection,
+    reward,
+    rlhf,
+    rloo,
+    sft,
+    verifiable,
+)
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint, command, launch
 from gpt_jax.train.checkpoint import save_model_files
 
+ONLINE = [grpo, rloo, reinforce, rejection, online_dpo]
 STAGES = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
 
 
@@ -58,7 +74,22 @@ def test_every_preset_traces(name, preset, without_training, tmp_path):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
 
 
-@pytest.mark.parametrize("experiment", [pretrain, sft, label, reward, ppo, rlhf])
+@pytest.mark.parametrize("preset", list(rlhf.presets))
+@pytest.mark.parametrize("method", ONLINE, ids=lambda method: method.__name__)
+def test_every_preset_of_an_online_method_traces(method, preset, without_training, tmp_path):
+    """From a finetuned model and a reward model of the preset's size."""
+    config = method.presets[preset]()
+    texts = (row["text"] for row in config.data.read("text", "train")[:500])
+    model = rlhf.presets[preset]().pretrain.model
+    save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
+    places = {"init_from": str(tmp_path), "reward_from": str(tmp_path)}
+    with pytest.raises(Lowered):
+        method.main(dataclasses.replace(config, run_dir=str(tmp_path / "run"), **places))
+
+
+@pytest.mark.parametrize(
+    "experiment", [pretrain, sft, label, reward, ppo, rlhf, verifiable, *ONLINE]
+)
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
         assert command.parse([f"--preset={name}"], experiment.presets, "").preset == name

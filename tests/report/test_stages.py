@@ -59,13 +59,8 @@ def test_a_run_shows_the_stages_it_is_made_of(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"sft": {}, "ppo": {}}))
     (tmp_path / "reward").mkdir()
     page = write_report(tmp_path).read_text()
-    assert [f"<h3>{STAGES[name].title}</h3>" in page for name in STAGES] == [
-        False,
-        True,
-        False,
-        True,
-        True,
-    ]
+    shown = [name for name in STAGES if f"<h3>{STAGES[name].title}</h3>" in page]
+    assert shown == ["sft", "reward", "ppo"]
 
 
 def test_a_verdict_needs_no_metric_in_particular():
