@@ -196,7 +196,7 @@ def tiny() -> Config:
             optimizer=OptimizerConfig(kind="muon", learning_rate=6e-3),
             train=TrainConfig(steps=600, batch_size=16, evaluate_every=300, checkpoint_every=300),
         ),
-        grpo=recipe(100, episodes=512, group=16, minibatches=2),
+        grpo=recipe(200, episodes=512, group=16, minibatches=2),
     )
 
 
