@@ -5,7 +5,9 @@
     python -m experiments.grpo --grpo.average tokens --grpo.clip-high 0.28               # DAPO
     python -m experiments.grpo --grpo.ratio geometric --grpo.clip 3e-4 --grpo.clip-high 4e-4  # GSPO
 
-XXX
+Hardware and time (tiny): 2 to 4 minutes on 2 CPU cores shared with other work.
+Expected (tiny, microworld): `objective/scores` from about -0.7 to 3.1, at a KL of 2.6 nats
+(PPO with as many samples: 3.3 at 2.2; the means of the last ten iterations, of one seed).
 """
 
 import dataclasses

@@ -3,7 +3,9 @@
     python -m experiments.rloo --init-from runs/sft/default --reward-from runs/reward/default
     python -m experiments.rloo --rloo.level token
 
-XXX
+Hardware and time (tiny): 2 to 4 minutes on 2 CPU cores shared with other work.
+Expected (tiny, microworld): `objective/scores` from about -0.7 to 3.5, at a KL of 2.1 nats
+(PPO with as many samples: 3.3 at 2.2; the means of the last ten iterations, of one seed).
 """
 
 import dataclasses

@@ -8,13 +8,17 @@ about once in 15 times. Then it learns from its own samples and a reward of 1 fo
 for anything else: in most groups of completions of one sum a few are right by chance, and these are
 all that it has to learn from. Held-out pairs are in no demonstration and no prompt.
 
-XXX
+Hardware and time (tiny, 0.1M parameters): 3 minutes of CPU time, 8 minutes on 2 CPU cores that are
+shared with other work.
+Expected (tiny): 9% of 812 held-out sums right before GRPO, 90% after 60 iterations, 95% after 150
+(at temperature 1; of the most likely answers 5%, 99% and 100%).
 """
 
 import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,11 +28,9 @@ from gpt_jax.data.config import DataConfig
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pack_demonstrations
 from gpt_jax.evaluate.accuracy import Accuracy
-from gpt_jax.metrics import read_metrics
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.report import write_report
 from gpt_jax.rl.policy_stage import policy_stage
 from gpt_jax.rl.scoring import own_scoring
 from gpt_jax.tasks import arithmetic
@@ -40,6 +42,7 @@ from gpt_jax.train.gradient import language_stage
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.record import record_config
+from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import LoopConfig, Stage, TrainConfig
 
 VOCABULARY = len(SPECIAL_TOKENS) + 256  # every digit is a token, and nothing is more than a letter
@@ -55,7 +58,7 @@ class Config(command.Common):
 
 
 def main(config: Config) -> dict:
-    """Runs both stages and returns the held-out accuracies before and after the second."""
+    """Runs both stages and returns the held-out accuracies after each."""
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)
     texts = (arithmetic.right_answer(a, b) for a, b in arithmetic.pairs("train"))
     start = ModelFiles(config.sft.model, Tokenizer.train(texts, VOCABULARY))
@@ -69,7 +72,24 @@ def main(config: Config) -> dict:
     look_at(reward_stage(second, start, mesh), config.seed, mesh)
     run_stage("sft", first, lambda mesh: format_stage(first, start, mesh))
     run_stage("grpo", second, lambda mesh: reward_stage(second, start, mesh))
-    return tell(folder)
+    return measure(folder, accuracy_of(second, start, mesh), mesh)
+
+
+def measure(folder: Path, accuracy: Accuracy, mesh: Mesh) -> dict:
+    """The held-out accuracies of either stage's model, printed and as `results.json`."""
+    with jax.set_mesh(mesh):
+        results = {
+            stage: accuracy.of(open_run(folder / stage, mesh=mesh).params)
+            for stage in ("sft", "grpo")
+        }
+    text = json.dumps({"experiment": "verifiable"} | results, indent=2) + "\n"
+    distributed.on_main(lambda: files.write_text(folder / "results.json", text))
+    before, after = (100 * results[stage]["accuracy"] for stage in ("sft", "grpo"))
+    print(
+        f"held-out sums that are right: {before:.1f}% before GRPO, {after:.1f}% after; "
+        f"{folder}/grpo/report.html has the curve"
+    )
+    return results
 
 
 def write_data(folder: Path, seed: int) -> DataConfig:
@@ -118,25 +138,14 @@ def reward_stage(config: grpo.Config, start: ModelFiles, mesh: Mesh) -> Stage:
     recipe = config.grpo
     scoring = own_scoring(None, ARITHMETIC.score, start, config.data.read("prompts", "train"))
     stage = policy_stage(config, recipe, grpo.METHOD, start, scoring, mesh)
+    return dataclasses.replace(stage, evaluate=accuracy_of(config, start, mesh))
+
+
+def accuracy_of(config: grpo.Config, start: ModelFiles, mesh: Mesh) -> Accuracy:
+    """The measurement on held-out pairs."""
+    recipe = config.grpo
     how = (recipe.max_new_tokens, recipe.temperature, config.seed)
-    return dataclasses.replace(stage, evaluate=Accuracy(ARITHMETIC, *start, mesh, *how))
-
-
-def tell(folder: Path) -> dict:
-    """Says how the held-out accuracy has changed, and draws the report."""
-    measured = [row for row in read_metrics(folder / "grpo") if "eval/accuracy" in row]
-    result = {
-        f"{name}_{when}": row[f"eval/{name}"]
-        for when, row in (("after_one_iteration", measured[0]), ("at_the_end", measured[-1]))
-        for name in ("accuracy", "greedy_accuracy")
-    }
-    distributed.on_main(lambda: write_report(folder))
-    print(
-        f"held-out sums right: {100 * measured[0]['eval/accuracy']:.1f}% after "
-        f"{measured[0]['step']} iterations, {100 * measured[-1]['eval/accuracy']:.1f}% after "
-        f"{measured[-1]['step']}; {folder}/report.html has the curve"
-    )
-    return result
+    return Accuracy(ARITHMETIC, *start, mesh, *how)
 
 
 MODEL = ModelConfig(
@@ -154,12 +163,13 @@ MODEL = ModelConfig(
 
 
 def recipe(steps: int, **sizes: int) -> grpo.GRPO:
-    """What all presets share: no KL, since the start is nothing to stay close to."""
+    """What all presets share. The KL keeps alive what no reward has asked for yet: without it, the
+    policy may be sure of carrying nothing where the last digits make 10 before it has tried."""
     return grpo.GRPO(
         epochs=1,
         max_new_tokens=NEW_TOKENS,
         missing_stop_score=None,
-        kl_coef=0.0,
+        kl_coef=0.04,
         optimizer=OptimizerConfig(
             learning_rate=3e-4, schedule="constant", weight_decay=0.0, eps=1e-5
         ),
@@ -190,7 +200,7 @@ def tiny() -> Config:
             optimizer=OptimizerConfig(kind="muon", learning_rate=6e-3),
             train=TrainConfig(steps=600, batch_size=16, evaluate_every=300, checkpoint_every=300),
         ),
-        grpo=recipe(300, episodes=512, group=16, minibatches=2),
+        grpo=recipe(150, episodes=512, group=16, minibatches=2),
     )
 
 

@@ -13,13 +13,19 @@ from experiments import (
     confidence_penalty,
     distill,
     dpo,
+    grpo,
     kto,
     label,
+    online_dpo,
     ppo,
     pretrain,
+    reinforce,
+    rejection,
     reward,
     rlhf,
+    rloo,
     sft,
+    verifiable,
 )
 from gpt_jax.errors import UserError
 from gpt_jax.ranges import Positive, Range, check_ranges, ranges
@@ -31,6 +37,7 @@ EXPERIMENTS = {
     for module in (
         *(pretrain, sft, label, reward, ppo, rlhf, confidence_penalty),
         *(dpo, kto, distill),
+        *(grpo, rloo, reinforce, rejection, online_dpo, verifiable),
     )
 }
 # Integers and floats that programs trip over; None stands for what is no number at all.

@@ -38,12 +38,14 @@ class Accuracy(NamedTuple):
     seed: int
 
     def __call__(self, state: TrainState, frozen: dict) -> dict[str, float]:
-        """`accuracy` of one draw for each row, and `greedy_accuracy` of the most likely tokens."""
+        """What `of` says of a stage's policy."""
         del frozen
-        rows = self.task.rows("test")
-        found = {}
+        return self.of(state.params["policy"])
+
+    def of(self, params: Params) -> dict[str, float]:
+        """`accuracy` of one draw for each row, and `greedy_accuracy` of the most likely tokens."""
+        rows, asked, found = self.task.rows("test"), {"policy": self._asked(params)}, {}
         for name, temperature in (("accuracy", self.temperature), ("greedy_accuracy", 0.0)):
-            asked = {"policy": self._asked(state.params["policy"])}
             answers = evaluate_task(asked, self.task, self._sampling(temperature), rows)["policy"]
             found[name] = float(answers.scores_AN.mean())
         return found

@@ -89,8 +89,8 @@ def update(
 def whole_if_uneven(rows: Any) -> Any:
     """Rows that the devices do not divide, on all of them: each does the same.
 
-    XLA would split them unevenly and fill up with rows of token 0 at place 0, whose gradient the
-    partitioned scatter of an embedding then adds to that of the real ones.
+    XLA may split them unevenly and fill up with rows of token 0 at place 0; the partitioned scatter
+    that is the gradient of an embedding has been seen to add theirs to that of the real ones.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or len(jax.tree.leaves(rows)[0]) % rules.shards(mesh, "batch") == 0:

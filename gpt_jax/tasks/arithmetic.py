@@ -47,7 +47,7 @@ def score(row: dict, text: str, stopped: bool) -> float:
     """1 if the last word is the sum and the answer ended by itself, else 0."""
     a, b = map(int, row["prompt"][-1]["content"].split("+"))
     last = text.split(" ")[-1]
-    return float(stopped and NUMBER.fullmatch(last) is not None and int(last) == a + b)
+    return float(stopped and NUMBER.fullmatch(last) is not None and last.lstrip("0") == str(a + b))
 
 
 def right_answer(a: int, b: int) -> str:

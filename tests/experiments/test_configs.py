@@ -27,6 +27,7 @@ from experiments import (
     rlhf,
     rloo,
     sft,
+    verifiable,
 )
 from gpt_jax.data.config import DataConfig
 from gpt_jax.rl import scoring
@@ -139,7 +140,8 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
 
 
 @pytest.mark.parametrize(
-    "experiment", [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, *ONLINE.values()]
+    "experiment",
+    [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable, *ONLINE.values()],
 )
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:

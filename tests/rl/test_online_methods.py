@@ -78,7 +78,9 @@ def test_padding_and_order_change_nothing(name, order, within, padding):
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_eight_devices_change_nothing(name):
-    """Invariant 5: two rows on each, so that every group lies on two devices."""
+    """Invariant 5: two rows on each, so that every group lies on two devices; the halves have less
+    than one. Break it: let `whole_if_uneven` give all rows back as they are, and the gradient of
+    token 0 is that of XLA's fillings."""
     mesh = make_mesh(MeshConfig(data=8))
     with jax.set_mesh(mesh):
         rollout = pipeline.place(methods.rollout(), mesh)
@@ -137,8 +139,7 @@ def test_every_method_learns_a_rule(name):
 
 
 def test_updates_of_fewer_rows_than_devices():
-    """Invariant 5: minibatches of two kept completions on eight devices. Break it: leave
-    `whole_if_uneven` out of `update`; the gradient of token 0 is then that of fillings."""
+    """Invariant 5: minibatches of two kept completions on eight devices."""
     method = methods.algorithm("rejection")
 
     def params_after(mesh):

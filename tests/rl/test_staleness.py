@@ -1,8 +1,9 @@
 """Rollouts by an older policy: which one samples, the ratio to it, and what the state carries."""
 
+import functools
+
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +13,8 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.rl import actor_critic
 from gpt_jax.rl.actor_critic import ActorCritic, PPOConfig, ppo
 from gpt_jax.rl.critic_free import init_state
-from gpt_jax.rl.iteration import Inputs, make_iteration
-from gpt_jax.rl.rewards import DeviceReward, HostReward
+from gpt_jax.rl.iteration import Inputs, collect, make_iteration
+from gpt_jax.rl.rewards import DeviceReward
 from gpt_jax.rl.rollout import completion_logprobs
 from gpt_jax.rl.staleness import OLDER, behaviour
 from gpt_jax.train import state as states
@@ -29,10 +30,11 @@ LENGTH = DeviceReward(lambda _, rollout: rollout.mask_BC.sum(1))
 FROZEN = {"reference": methods.params(3), "reward": ()}
 
 
-def run(behind, iterations, reward=LENGTH, **changes):
+@functools.cache
+def run(behind, iterations=4):
     """The states before each iteration and after the last, and the metrics."""
-    method = methods.algorithm("grpo", staleness=behind, **changes)
-    step = make_iteration(method, OPTIMIZER, reward)
+    method = methods.algorithm("grpo", staleness=behind, minibatches=1)
+    step = make_iteration(method, OPTIMIZER, LENGTH)
     state, before, metrics = init_state(method.config, OPTIMIZER, 0, methods.params()), [], []
     for _ in range(iterations):
         before.append(jax.device_get(state))
@@ -44,7 +46,7 @@ def run(behind, iterations, reward=LENGTH, **changes):
 @pytest.mark.parametrize("behind", [1, 2])
 def test_the_policy_of_so_many_iterations_ago_samples(behind):
     """Break it: shift the queue before the update instead of after it, or the wrong way round."""
-    before, _ = run(behind, 4)
+    before, _ = run(behind)
     for t, state in enumerate(before):
         assert sorted(state.extras[OLDER]) == [str(i) for i in range(behind)]
         for i in range(behind):
@@ -56,7 +58,7 @@ def test_the_policy_of_so_many_iterations_ago_samples(behind):
 
 
 def test_none_behind_is_what_it_was():
-    before, _ = run(0, 2)
+    before, _ = run(0)
     assert OLDER not in before[-1].extras
     chex.assert_trees_all_equal(behaviour(before[-1]), before[-1].params["policy"])
 
@@ -65,15 +67,10 @@ def test_none_behind_is_what_it_was():
 def test_the_ratio_is_that_of_the_two_policies(behind):
     """Invariant 3 holds where none is behind; else the first ratio is the exact one: here the mean
     over the tokens of exp(log p - log p_older), taken by hand in float64."""
-    before, metrics = run(behind, 3, minibatches=1)
+    before, metrics = run(behind)
     state = before[2]
-    method = methods.algorithm("grpo", staleness=behind, minibatches=1)
-    seen = []
-    listening = HostReward(lambda rollout: seen.append(rollout) or rollout.mask_BC.sum(1))
-    make_iteration(method, OPTIMIZER, listening)(
-        jax.tree.map(jnp.array, state), Inputs(methods.prompts()), FROZEN
-    )
-    (rollout,) = seen
+    sample = jax.jit(functools.partial(collect, methods.GRPO, methods.MODEL, tiny.ENDS))
+    rollout = sample(behaviour(state), methods.prompts(), state.seed, state.step)
     new, old = (
         np.float64(completion_logprobs(methods.MODEL, policy, rollout, 1.0)[0])
         for policy in (state.params["policy"], before[max(0, 2 - behind)].params["policy"])
