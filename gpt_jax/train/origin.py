@@ -27,7 +27,6 @@ from gpt_jax.models.contract import Model, param_shapes
 from gpt_jax.models.grow import grow
 from gpt_jax.models.weights import Pretrained, open_pretrained
 from gpt_jax.ranges import Positive
-from gpt_jax.seeds import seeds_in
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import checkpoint
 from gpt_jax.train.checkpoint import ModelFiles
@@ -85,8 +84,7 @@ def is_foreign(where: str | Path) -> bool:
     if str(where).startswith(("hf:", "gguf:")):
         return True
     folder = Path(where)
-    ours = (folder / "model.json").is_file() or seeds_in(folder)
-    return (folder / "config.json").is_file() and not ours
+    return (folder / "config.json").is_file() and not (folder / "model.json").is_file()
 
 
 @functools.lru_cache(maxsize=4)  # its files are looked at for the shapes and again for the weights
