@@ -46,7 +46,7 @@ def iteration_programs(
     prompt_length = work.length - work.new_tokens
     prompts = laid_out(Prompts(tokens(work.rows, prompt_length), ints(work.rows)), mesh)
 
-    collect = functools.partial(iteration.collect, algorithm.config, model)
+    collect = functools.partial(iteration.collect, algorithm.config, model, algorithm.ends)
     sampled = (policy, prompts, state.seed, state.step)
     rollout = laid_out(jax.eval_shape(collect, *sampled), mesh)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from jax.sharding import Mesh
 
+from gpt_jax import files
 from gpt_jax.data.sources import say_once
 from gpt_jax.errors import UserError
 from gpt_jax.models.config import ModelConfig
@@ -32,6 +33,7 @@ from gpt_jax.train import checkpoint
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.command import Common
 
+AGAIN = "download the file again, or give another folder"
 LOOKED_AT = 2**20  # bytes at either end of a file, for its fingerprint
 
 
@@ -84,7 +86,11 @@ def is_foreign(where: str | Path) -> bool:
     if str(where).startswith(("hf:", "gguf:")):
         return True
     folder = Path(where)
-    return (folder / "config.json").is_file() and not (folder / "model.json").is_file()
+    config = folder / "config.json"
+    if not config.is_file() or (folder / "model.json").is_file():
+        return False
+    # A whole run's folder has no model of its own, but a config.json that says which run it is.
+    return any(folder.glob("*.safetensors*")) or "stage" not in files.read_json(config, AGAIN)
 
 
 @functools.lru_cache(maxsize=4)  # its files are looked at for the shapes and again for the weights
