@@ -155,12 +155,14 @@ def write(config: Config, rows: list[dict], ranks: list[Ranks], show: MetricWrit
     files.write_text(folder / run.FINISHED, "")
 
 
-def main(config: Config) -> None:
-    """Runs the stage; of many seeds each in turn."""
-    if config.seeds > 1:
-        in_turn("label", config, main)
-    elif not is_finished(config):
-        make(config, start_of(config, None), make_mesh(config.mesh))
+def main(config: Config) -> bool:
+    """Runs the stage, of many seeds each in turn; whether the answers are ranked."""
+    if config.seeds == 1:
+        return is_finished(config) or make(config, start_of(config, None), make_mesh(config.mesh))
+    ranked = all(in_turn("label", config, main))
+    if ranked:
+        run.finish(Path(config.run_dir))
+    return ranked
 
 
 def smoke() -> Config:

@@ -5,6 +5,7 @@
     python -m experiments.rlhf --data.text corpus.txt --data.demonstrations chats.jsonl.gz \\
         --data.comparisons pairs.jsonl.gz --run-dir runs/rlhf/mine
     python -m experiments.rlhf --rounds 2
+    python -m experiments.rlhf --seeds 5
     python -m experiments.rlhf --init-from hf:HuggingFaceTB/SmolLM2-135M-Instruct --context 256 ...
 
 Each stage is an experiment of its own; this file only composes them, in one run folder. Running

@@ -108,8 +108,8 @@ class SaidOnce:
             self.out.write(text)
         return len(text)
 
-    def flush(self) -> None:
-        self.out.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.out, name)
 
 
 def agree(value: int) -> int:

@@ -83,7 +83,9 @@ def sweep_table(points: Sequence[Swept], most: int | None = None) -> Table:
         + [_cell(point, metric, first=metric == metrics[0]) for metric in metrics]
         for point in points
     ]
-    return plain(settings + metrics, rows, "", "mean [95% interval over seeds], where there are")
+    short = [key.rpartition(".")[2] for key in settings]
+    headings = [last if short.count(last) == 1 else key for key, last in zip(settings, short)]
+    return plain(headings + metrics, rows, "", "mean [95% interval over seeds], where there are")
 
 
 def _cell(point: Swept, metric: str, first: bool) -> str:

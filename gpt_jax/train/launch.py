@@ -109,6 +109,8 @@ def run_stage(name: str, config: Common, prepare: Prepare) -> None:
       prepare: `(config, mesh) -> Stage`; called only if there is something to do, and for every
         one of many seeds, whose configurations differ in `seed` and in the folders.
     """
+    if config.sweep:
+        raise UserError("a sweep is run by gpt_jax.train.sweep.run_sweep(main, config)")
     if config.seeds > 1:
         return run_seeds(name, config, prepare)
     if not config.replay and is_finished(name, config):

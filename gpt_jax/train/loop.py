@@ -64,8 +64,8 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
         speed = np.broadcast_to(values["tokens_per_second"], np.shape(values["skipped"]))
         progress.update(number, **shown, tokens_per_second=speed.sum())
         skipped = np.where(np.equal(values["skipped"], 1), skipped + 1, 0)  # of all its minibatches
-        due = number % config.log_every == 0 or number in (1, config.steps)
-        if due or np.any(values["skipped"]):
+        in_time = number % config.log_every == 0 or number in (1, config.steps)
+        if in_time or np.any(values["skipped"]):
             run.metrics.write(number, values)
         for place in np.flatnonzero(skipped == config.most_skipped)[:1]:
             first, stuck = number - config.most_skipped + 1, run.of(place)

@@ -41,11 +41,6 @@ def is_finished(name: str, config: Common) -> bool:
     return True
 
 
-def write_samples(folder: Path, step: int, texts: Mapping[str, str]) -> None:
-    """Writes {opening: text} of a step into a folder's `samples.jsonl`."""
-    distributed.on_main(lambda: add_openings(folder, step, texts))
-
-
 def finish(folder: Path) -> None:
     """Writes the report of a stage that needs nothing more, and says so in its folder."""
 
@@ -141,4 +136,4 @@ class Run:
 
     def write_samples(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes {opening: text} of a step into `samples.jsonl`; all processes must call it."""
-        write_samples(self.folder, step, texts)
+        distributed.on_main(lambda: add_openings(self.folder, step, texts))

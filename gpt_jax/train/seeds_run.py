@@ -119,16 +119,23 @@ def in_turn(name: str, config: Common, run_one: Callable[[Any], Any]) -> list[An
 
 
 def join_metrics(folder: Path, folders: Sequence[Path]) -> None:
-    """Writes the metrics of a folder from those of its seeds, and the first one's samples."""
+    """Writes the metrics of a folder from those of its seeds, and what is the first one's."""
     merged = seeds.merge([read_metrics(one) for one in folders])
     if merged:
         with MetricWriter(folder, silent=not distributed.is_main()) as writer:
             writer.truncate(-1)
             for row in merged:
                 writer.write(row.pop("step"), row)
-    if (folders[0] / OPENINGS).is_file():
-        text = (folders[0] / OPENINGS).read_text()
-        distributed.on_main(lambda: files.write_text(folder / OPENINGS, text))
+    show_first(folder, folders[0])
+
+
+def show_first(folder: Path, first: Path) -> None:
+    """Puts into the folder of the whole what its report shows of the first seed alone: samples, and
+    what was left out of the data."""
+    for name in (OPENINGS, "data.json"):
+        if (first / name).is_file():
+            text = (first / name).read_text(encoding="utf-8")
+            distributed.on_main(lambda path=folder / name, t=text: files.write_text(path, t))
 
 
 class SeedsRun:
@@ -173,6 +180,7 @@ class SeedsRun:
             for run in self.runs:
                 finished = run.folder / runs.FINISHED
                 distributed.on_main(lambda path=finished: files.write_text(path, ""))
+            show_first(self.folder, self.runs[0].folder)
             runs.finish(self.folder)
         self.stop.__exit__(error_type, *rest)
 
@@ -213,9 +221,8 @@ class SeedsRun:
         return all([run.evaluated(step) for run in self.runs])
 
     def write_samples(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes {opening: text} of the first seed, for it and for the whole."""
+        """Writes {opening: text} of the first seed."""
         self.runs[0].write_samples(step, texts)
-        runs.write_samples(self.folder, step, texts)
 
 
 class SeedsMetrics:
