@@ -91,6 +91,7 @@ setup(
             "accelerate>=1",
             "gguf>=0.17",
             "huggingface_hub>=0.30",
+            "peft>=0.21",
             "safetensors>=0.5",
             "sentencepiece>=0.2",
             "torch==2.13.0",

@@ -209,6 +209,7 @@ def test_eight_devices_learn_what_one_does(runs, tmp_path):
     chex.assert_trees_all_close(ours, theirs, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_backbone_in_blocks(runs, tmp_path):
     """What is served is what was learned: adapters on the weights in blocks."""
     small = "--frozen-dtype=int4"

@@ -17,7 +17,7 @@ from gpt_jax.models.heads import init_scorer
 from gpt_jax.text.templates import named
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
-from gpt_jax.train.origin import load_model, load_model_files, load_params
+from gpt_jax.train.origin import is_foreign, load_model, load_model_files, load_params
 from gpt_jax.train.served import open_run
 
 TEXTS = ["Rini lives in Balton and has a hen.", "What is 3 plus 4? It is 7.", "Who are you?"] * 40
@@ -105,7 +105,7 @@ def test_frozen_models_are_kept_small(tmp_path, dtype):
     policy = export(tmp_path / "policy", model)
     judge = export(tmp_path / "judge", model, scorer=True)
     options = [f"--init-from={policy}", f"--reward-from={judge}", "--ppo.train.steps=1"]
-    few_steps(ppo, *options, f"--run-dir={tmp_path / 'ppo'}", f"--ppo.frozen-dtype={dtype}")
+    few_steps(ppo, *options, f"--run-dir={tmp_path / 'ppo'}", f"--frozen-dtype={dtype}")
     (first, *_) = read_metrics(tmp_path / "ppo")
     assert 1e-9 < abs(first["objective/kl"]) < 0.05
 
@@ -138,3 +138,11 @@ def test_computing_in_another_type(tmp_path):
     model, _ = load_model_files(folder, dtype="bfloat16")
     assert model.dtype == "bfloat16"
     assert load_params(folder)["embed"]["tokens"].dtype == np.float32
+
+
+def test_a_whole_run_is_no_model_from_elsewhere(tmp_path):
+    """It has a config.json, too. Break it: look for model.json alone."""
+    folder = tmp_path / "run"
+    (folder / "sft" / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text('{"stage": "rlhf"}')
+    assert not is_foreign(folder) and is_foreign(export(tmp_path / "theirs"))
