@@ -5,8 +5,8 @@
     python -m experiments.rejection --rejection.round-length 10   # expert iteration in four rounds
 
 Hardware and time (tiny): 2 to 4 minutes on 2 CPU cores shared with other work.
-Expected (tiny, microworld): `objective/scores` from about -0.6 to 3.2, at a KL of 2.6 nats (PPO with
-as many samples: 3.3 at 2.2; the means of the last ten iterations, of one seed).
+Expected (tiny, microworld): `objective/scores` from about -0.6 to 3.2, at a KL of 2.6 nats
+(PPO with as many samples: 3.3 at 2.2; the means of the last ten iterations, of one seed).
 """
 
 import dataclasses

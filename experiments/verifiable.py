@@ -41,7 +41,7 @@ from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import language_stage
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.record import record_config
+from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import LoopConfig, Stage, TrainConfig
 
@@ -62,7 +62,7 @@ def main(config: Config) -> dict:
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)
     texts = (arithmetic.right_answer(a, b) for a, b in arithmetic.pairs("train"))
     start = ModelFiles(config.sft.model, Tokenizer.train(texts, VOCABULARY))
-    record_config(folder, "verifiable", config)
+    compare_config(folder, "verifiable", config)
     data = write_data(folder / "data", config.seed)
     shared = command.shared(config, data=data)
     first = pretrain.Config(**shared | {"run_dir": f"{folder}/sft"}, pretrain=config.sft)
@@ -70,6 +70,7 @@ def main(config: Config) -> dict:
         **shared | {"run_dir": f"{folder}/grpo"}, init_from=f"{folder}/sft", grpo=config.grpo
     )
     look_at(reward_stage(second, start, mesh), config.seed, mesh)
+    record_config(folder, "verifiable", config)  # only now: what cannot work is not held to it
     run_stage("sft", first, lambda mesh: format_stage(first, start, mesh))
     run_stage("grpo", second, lambda mesh: reward_stage(second, start, mesh))
     return measure(folder, accuracy_of(second, start, mesh), mesh)
