@@ -2,7 +2,9 @@
 
     python -m experiments.online_dpo --init-from runs/sft/default --reward-from runs/reward/default
 
-XXX
+Hardware and time (tiny): 2 to 5 minutes on 2 CPU cores shared with other work.
+Expected (tiny, microworld): `objective/scores` from about -0.3 to 3.2, at a KL of 2.6 nats
+(PPO with as many samples: 3.3 at 2.2; the means of the last ten iterations, of one seed).
 """
 
 import dataclasses

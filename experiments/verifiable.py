@@ -41,7 +41,8 @@ from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.gradient import language_stage
 from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.optim import OptimizerConfig
-from gpt_jax.train.record import record_config
+from gpt_jax.train.record import compare_config, record_config
+from gpt_jax.train.seeds_run import in_turn
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import LoopConfig, Stage, TrainConfig
 
@@ -58,11 +59,13 @@ class Config(command.Common):
 
 
 def main(config: Config) -> dict:
-    """Runs both stages and returns the held-out accuracies after each."""
+    """Runs both stages and returns the held-out accuracies after each; of many seeds, the first's."""
+    if config.seeds > 1:
+        return in_turn("verifiable", config, main)[0]
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)
     texts = (arithmetic.right_answer(a, b) for a, b in arithmetic.pairs("train"))
     start = ModelFiles(config.sft.model, Tokenizer.train(texts, VOCABULARY))
-    record_config(folder, "verifiable", config)
+    compare_config(folder, "verifiable", config)
     data = write_data(folder / "data", config.seed)
     shared = command.shared(config, data=data)
     first = pretrain.Config(**shared | {"run_dir": f"{folder}/sft"}, pretrain=config.sft)
@@ -70,8 +73,9 @@ def main(config: Config) -> dict:
         **shared | {"run_dir": f"{folder}/grpo"}, init_from=f"{folder}/sft", grpo=config.grpo
     )
     look_at(reward_stage(second, start, mesh), config.seed, mesh)
-    run_stage("sft", first, lambda mesh: format_stage(first, start, mesh))
-    run_stage("grpo", second, lambda mesh: reward_stage(second, start, mesh))
+    record_config(folder, "verifiable", config)  # only now: what cannot work is not held to it
+    run_stage("sft", first, lambda c, mesh: format_stage(c, start, mesh))
+    run_stage("grpo", second, lambda c, mesh: reward_stage(c, start, mesh))
     return measure(folder, accuracy_of(second, start, mesh), mesh)
 
 

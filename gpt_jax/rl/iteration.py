@@ -53,9 +53,9 @@ class RolloutConfig:
     missing_stop_score: Annotated[float, Range(None, 0.0)] | None = -1.0
     """What a completion with no stop token gets, counted from its own score or from the mean of the
     batch, whichever is lower, so that going on never pays; None leaves it to the reward."""
-    staleness: NonNegative = 0
+    staleness: NonNegative | None = None
     """Iterations by which the policy that samples is behind the one that learns. The ratio is of
-    these two; in the first minibatch it is 1 only where this is 0."""
+    these two; in the first minibatch it is 1 only where this is 0. None: 0."""
 
     def __post_init__(self):
         check_ranges(self)

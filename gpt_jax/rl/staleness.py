@@ -23,7 +23,7 @@ def behaviour(state: TrainState) -> Any:
     return state.extras[OLDER]["0"] if OLDER in state.extras else state.params["policy"]
 
 
-def remembering(state: TrainState, count: int) -> TrainState:
+def remembering(state: TrainState, count: int | None) -> TrainState:
     """A state before its first iteration that will sample from `count` iterations behind; in the
     first of them it samples from where it starts."""
     if not count:
@@ -34,13 +34,13 @@ def remembering(state: TrainState, count: int) -> TrainState:
     return dataclasses.replace(state, extras=state.extras | {OLDER: older})
 
 
-def shifted(extras: dict, policy: Any, count: int) -> dict:
+def shifted(extras: dict, policy: Any, count: int | None) -> dict:
     """What is remembered after an iteration.
 
     Args:
       extras: of the state before it.
       policy: of the state before it; it is now the newest of the older ones.
-      count: how many there are.
+      count: how many there are; None: none.
     """
     if not count:
         return extras
