@@ -59,7 +59,7 @@ class Config(command.Common):
 
 
 def main(config: Config) -> dict:
-    """Runs both stages and returns the held-out accuracies after each; of many seeds, the first's."""
+    """Runs both stages and returns the held-out accuracies after each: the first seed's."""
     if config.seeds > 1:
         return in_turn("verifiable", config, main)[0]
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)

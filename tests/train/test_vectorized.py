@@ -23,11 +23,12 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.report import write_report
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command, launch, vectorized
-from gpt_jax.train.checkpoint import Checkpoints, load_model, load_model_files, load_params
+from gpt_jax.train.checkpoint import Checkpoints, load_model_files, load_params
 from gpt_jax.train.evaluate import HeldOut
 from gpt_jax.train.gradient import gradient_functions
 from gpt_jax.train.launch import run_stage
 from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.origin import load_model
 from gpt_jax.train.seeds_run import configs_of
 from gpt_jax.train.served import open_run
 from gpt_jax.train.stage import Parameters, TrainConfig
