@@ -159,8 +159,9 @@ def test_updates_of_fewer_rows_than_devices():
 def test_a_whole_iteration_on_a_mesh(name):
     """Invariant 5: rollout, scores and updates, with parameters that are split."""
     method = methods.algorithm(name, tiny.MODEL)
-    optimizer = make_optimizer(ADAM, 100, tiny.AXES)
-    reward = DeviceReward(lambda _, rollout: rollout.mask_BC.sum(1))
+    adam = OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, eps=1e-5)
+    optimizer = make_optimizer(adam, 100, tiny.AXES)
+    reward = DeviceReward(lambda _, rollout: (rollout.completion_BC.ids * rollout.mask_BC).sum(1))
 
     def metrics_of(mesh):
         with jax.set_mesh(mesh):
@@ -176,7 +177,7 @@ def test_a_whole_iteration_on_a_mesh(name):
 
     one = metrics_of(make_mesh(MeshConfig(data=1)))
     eight = metrics_of(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
-    assert one == pytest.approx(eight, abs=1e-4)
+    assert one == pytest.approx(eight, rel=1e-3, abs=1e-4)
 
 
 def test_defaults_are_those_of_the_papers():
