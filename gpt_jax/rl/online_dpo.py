@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout
 from gpt_jax.losses.lm import Loss, Metrics
+from gpt_jax.losses.preference import differences, dpo
 from gpt_jax.models.contract import Model
 from gpt_jax.ranges import PositiveFloat, Range
 from gpt_jax.rl.critic_free import read_rollout
@@ -96,22 +97,6 @@ def prepare(
     return pairs, metrics
 
 
-def dpo_terms(
-    policy_chosen_B: jax.Array,
-    policy_rejected_B: jax.Array,
-    reference_chosen_B: jax.Array,
-    reference_rejected_B: jax.Array,
-    beta: float,
-) -> tuple[jax.Array, jax.Array]:
-    """-log sigmoid(margin) of every pair, and its margin (Rafailov et al. 2023, eq. 7):
-
-    margin = beta (log p(chosen) - log p_ref(chosen) - log p(rejected) + log p_ref(rejected))
-    """
-    chosen_B, rejected_B = policy_chosen_B - reference_chosen_B, policy_rejected_B
-    margins_B = beta * (chosen_B - (rejected_B - reference_rejected_B))
-    return -jax.nn.log_sigmoid(margins_B), margins_B
-
-
 def online_dpo_loss(
     config: OnlineDPOConfig,
     model: Model,
@@ -126,9 +111,10 @@ def online_dpo_loss(
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), pairs.chosen, pairs.rejected)
     logprobs_BC, _ = completion_logprobs(model, learned["policy"], both, config.temperature)
     chosen_B, rejected_B = jnp.split(logprobs_BC.sum(axis=1), 2)
-    losses_B, margins_B = dpo_terms(
-        chosen_B, rejected_B, pairs.reference_chosen_B, pairs.reference_rejected_B, config.beta
-    )
+    chosen_B -= pairs.reference_chosen_B
+    rejected_B -= pairs.reference_rejected_B
+    compared = dpo(jnp.stack([chosen_B, rejected_B], axis=1), beta=config.beta)
+    losses_B, margins_B = compared.losses_BKK[:, 0, 1], differences(compared.rewards_BK)[:, 0, 1]
     total, count = jnp.sum(pairs.weights_B * losses_B), jnp.sum(pairs.weights_B)
     metrics = {
         "loss": (total, count),

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from gpt_jax.metrics import mean
-from gpt_jax.rl.online_dpo import dpo_terms
 from gpt_jax.rl.rollout import completion_logprobs
 from tests.rl import methods
 from tests.rl.test_groups import by_hand
@@ -72,12 +71,3 @@ def test_pairs_are_the_best_and_the_worst():
     for side, at in ((rows.chosen, by_group.argmax(1)), (rows.rejected, by_group.argmin(1))):
         np.testing.assert_array_equal(side.completion_BC.ids, completions[places + at])
     assert np.all(np.asarray(rows.weights_B) == 1)
-
-
-def test_dpo_terms():
-    """Rafailov et al. 2023, eq. 7, in float64."""
-    a, b, c, d = np.random.default_rng(0).normal(-20, 5, (4, 9))
-    losses, margins = dpo_terms(*map(np.float32, (a, b, c, d)), 0.3)
-    margin = 0.3 * ((a - c) - (b - d))
-    np.testing.assert_allclose(margins, margin, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(losses, np.log1p(np.exp(-margin)), rtol=1e-5, atol=1e-6)
