@@ -61,13 +61,14 @@ setup(
         # Output that fits a JSON schema, a regular expression or a grammar.
         "constraints": ["llguidance>=1.0"],
         # A graph of vectors, for retrieval from many documents.
-        "retrieval": ["hnswlib>=0.8"],
+        "retrieval": ["faiss-cpu>=1.9"],
         # OpenAI's interface over HTTP, and the page.
         "serve": ["llguidance>=1.0", "prometheus_client>=0.20", "starlette>=0.40", "uvicorn>=0.30"],
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
         "test": [
             "datasets>=3",
+            "faiss-cpu>=1.9",
             "httpx>=0.27",
             "hypothesis>=6",
             "jinja2>=3.1",

@@ -1,7 +1,7 @@
 """Retrieval: documents in chunks, an index, and a context filled with what fits the question.
 
 Words are matched by BM25 (Robertson & Zaragoza 2009, eq. 3.15), vectors by their cosine, exactly or
-through a graph (HNSW, Malkov & Yashunin 2020, by the library hnswlib). Ranks of several indexes are
+through a graph (HNSW, Malkov & Yashunin 2020, by the library faiss). Ranks of several indexes are
 fused (Cormack et al. 2009).
 """
 
@@ -136,25 +136,25 @@ class Graph:
           breadth: how many candidates are kept while building, and looking.
 
         Raises:
-          UserError: if hnswlib is missing.
+          UserError: if faiss is missing.
         """
         try:
-            import hnswlib
+            import faiss
         except ImportError as error:
-            raise UserError('a graph needs hnswlib: pip install "gpt_jax[retrieval]"') from error
+            raise UserError('a graph needs faiss: pip install "gpt_jax[retrieval]"') from error
         vectors_ND = np.asarray(embed(list(texts)), np.float32)
         self._embed, self._size = embed, len(texts)
-        self._graph = hnswlib.Index(space="ip", dim=vectors_ND.shape[1])
-        self._graph.init_index(len(texts), M=links, ef_construction=breadth, random_seed=0)
-        self._graph.set_num_threads(1)  # so that it is the same every time
-        self._graph.add_items(vectors_ND)
-        self._graph.set_ef(breadth)
+        metric = faiss.METRIC_INNER_PRODUCT
+        self._graph = faiss.IndexHNSWFlat(vectors_ND.shape[1], links, metric)
+        self._graph.hnsw.efConstruction = self._graph.hnsw.efSearch = breadth
+        faiss.omp_set_num_threads(1)  # so that it is the same every time
+        self._graph.add(vectors_ND)
 
     def find(self, query: str, k: int) -> list[tuple[float, int]]:
         """See Index."""
         vector_1D = np.asarray(self._embed([query]), np.float32)
-        numbers, distances = self._graph.knn_query(vector_1D, k=min(k, self._size))
-        return [(1.0 - float(d), int(n)) for n, d in zip(numbers[0], distances[0], strict=True)]
+        scores, numbers = self._graph.search(vector_1D, min(k, self._size))
+        return [(float(s), int(n)) for s, n in zip(scores[0], numbers[0], strict=True)]
 
 
 class Fused:

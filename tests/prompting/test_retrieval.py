@@ -72,7 +72,7 @@ def test_vectors_are_found_by_their_cosine_and_ranks_are_fused():
 
 
 def test_a_graph_finds_what_looking_at_all_finds():
-    pytest.importorskip("hnswlib")
+    pytest.importorskip("faiss")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(300, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
