@@ -117,7 +117,8 @@ def quantize_array(
     largest = xp.abs(blocks).max(axis=axis, keepdims=True)
     if xp is np and not np.isfinite(largest).all():
         raise UserError(f"{name} has a weight that is not finite; it cannot be quantized")
-    scales = largest / np.float32(LARGEST[kind])
+    # A product: XLA makes one of a division by a constant, and the host's blocks are to be the same.
+    scales = largest * np.float32(1 / LARGEST[kind])
     values = xp.rint(blocks / xp.where(scales == 0, np.float32(1), scales)).astype(np.int8)
     if kind == "int4":
         low, high = xp.split((values + 8).astype(np.uint8), 2, axis=axis)
