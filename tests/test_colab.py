@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +17,7 @@ def _text(cell, kind):
     return "".join(found + [o["data"].get(kind, "") for o in cell.outputs if "data" in o])
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_table_plots_samples_and_an_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("GPT_JAX_PRESET", "smoke")
     monkeypatch.setenv("GPT_JAX_RUN_DIR", str(tmp_path / "run"))

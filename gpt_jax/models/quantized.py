@@ -117,7 +117,7 @@ def quantize_array(
     largest = xp.abs(blocks).max(axis=axis, keepdims=True)
     if xp is np and not np.isfinite(largest).all():
         raise UserError(f"{name} has a weight that is not finite; it cannot be quantized")
-    # A product: XLA makes one of a division by a constant, and the host's blocks are to be the same.
+    # A product: XLA makes one of a division by a constant, and both are to have the same bits.
     scales = largest * np.float32(1 / LARGEST[kind])
     values = xp.rint(blocks / xp.where(scales == 0, np.float32(1), scales)).astype(np.int8)
     if kind == "int4":

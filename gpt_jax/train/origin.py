@@ -95,7 +95,7 @@ def is_foreign(where: str | Path) -> bool:
     if str(where).startswith(("hf:", "gguf:")):
         return True
     folder = Path(where)
-    if (folder / "model.json").is_file():
+    if (folder / "model.json").is_file() or (folder / "checkpoints").is_dir():
         return False
     if any(folder.glob("*.safetensors*")) or (folder / "adapter_config.json").is_file():
         return True

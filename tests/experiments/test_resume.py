@@ -67,6 +67,7 @@ def kill_inside(stage: str, folder) -> None:
     assert not (folder / stage / "finished").exists()
 
 
+@pytest.mark.slow
 def test_sigkill_inside_every_stage_changes_nothing(tmp_path):
     """Break it: drop `opt_state` from the checkpoint, or draw a key from the clock."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

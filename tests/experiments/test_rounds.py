@@ -15,6 +15,8 @@ from gpt_jax.train import command
 from gpt_jax.train.checkpoint import load_params
 from gpt_jax.train.served import open_run
 
+pytestmark = pytest.mark.slow  # two whole rounds
+
 STEPS = {"pretrain": 6, "sft": 3, "reward": 3, "ppo": 2}
 OPTIONS = [f"--{stage}.train.steps={steps}" for stage, steps in STEPS.items()]
 OPTIONS += ["--preset=smoke", "--mesh.data=1", "--rounds=2", "--evaluate.prompts=16"]

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from gpt_jax.text import chat
-from gpt_jax.text.jinja import JinjaTemplate
-from gpt_jax.text.templates import TEMPLATES
-from gpt_jax.text.tokenizer import Tokenizer
-from tests.text import vocabularies
-from tests.text.test_smollm2 import gguf, smollm2, talks  # noqa: F401
-
 transformers = pytest.importorskip("transformers")
+
+from gpt_jax.text import chat  # noqa: E402
+from gpt_jax.text.jinja import JinjaTemplate  # noqa: E402
+from gpt_jax.text.templates import TEMPLATES  # noqa: E402
+from gpt_jax.text.tokenizer import Tokenizer  # noqa: E402
+from tests.text import vocabularies  # noqa: E402
+from tests.text.test_smollm2 import gguf, smollm2, talks  # noqa: E402, F401
 
 BASES = {
     "ours": lambda: vocabularies.ours()._found,

@@ -62,14 +62,14 @@ def greedy(config, params, mesh=None, new=64):
         rollout = jax.jit(
             generate,
             static_argnums=0,
-            static_argnames=("max_new_tokens", "stop_id", "pad_id", "temperature"),
+            static_argnames=("max_new_tokens", "stop_ids", "pad_id", "temperature"),
         )(
             config,
             params,
             pad_prompts(IDS.tolist(), IDS.shape[1], 0),
             jax.random.key(0),
             max_new_tokens=new,
-            stop_id=-1,
+            stop_ids=(-1,),
             pad_id=0,
             temperature=0.0,
         )

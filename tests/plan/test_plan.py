@@ -13,7 +13,7 @@ from gpt_jax.chips import CHIPS, chip_of
 from gpt_jax.data.batches import Batch
 from gpt_jax.kernels.attention import attention
 from gpt_jax.losses.lm import lm_loss
-from gpt_jax.models import init, transformer
+from gpt_jax.models import blocks, init
 from gpt_jax.models.flops import forward_flops, training_flops, visible_pairs
 from gpt_jax.models.presets import PRESETS
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
@@ -131,7 +131,7 @@ def one_row(length):
 def test_flops_equal_the_closed_formula(name, monkeypatch):
     """6 N and attention, on every preset; the reference attends to the hidden pairs too."""
     monkeypatch.setattr(
-        transformer, "attention", functools.partial(attention, implementation="reference")
+        blocks, "attention", functools.partial(attention, implementation="reference")
     )
     model = PRESETS[name]
     params = jax.eval_shape(lambda: init(model, jax.random.key(0)))

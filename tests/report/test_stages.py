@@ -73,7 +73,7 @@ def test_a_verdict_needs_no_metric_in_particular():
 def test_answers_without_a_score_are_in_the_verdict():
     dropped = [SCORES[0] | {"step": n, "val/dropped_rows": 2.0} for n in (1, 2)]
     assert stage_verdict(STAGES["ppo"], dropped).endswith(
-        "4 answers had no score and were left out."
+        "4 answers of these had no score and were left out."
     )
     assert "no score" not in stage_verdict(STAGES["ppo"], SCORES)
 

@@ -219,7 +219,7 @@ def test_every_seed_and_iteration_draws_anew(policy, scorer):
     sample = jax.jit(
         functools.partial(collect, CONFIG, tiny.MODEL, tiny.ENDS, policy, prompts_of())
     )
-    draws = [sample(np.uint32(seed), step).completion_BC.ids for seed, step in PLACES]
+    draws = [sample((np.uint32(seed), step)).completion_BC.ids for seed, step in PLACES]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert np.any(draws[0] != draws[2]) and np.any(draws[0] != draws[3])
 

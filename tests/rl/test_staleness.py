@@ -70,7 +70,7 @@ def test_the_ratio_is_that_of_the_two_policies(behind):
     before, metrics = run(behind)
     state = before[2]
     sample = jax.jit(functools.partial(collect, methods.GRPO, methods.MODEL, tiny.ENDS))
-    rollout = sample(behaviour(state), methods.prompts(), state.seed, state.step)
+    rollout = sample(behaviour(state), methods.prompts(), (state.seed, state.step))
     new, old = (
         np.float64(completion_logprobs(methods.MODEL, policy, rollout, 1.0)[0])
         for policy in (state.params["policy"], before[max(0, 2 - behind)].params["policy"])

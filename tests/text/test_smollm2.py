@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt_jax.errors import UserError
-from gpt_jax.text import chat
-from gpt_jax.text.gguf_fields import read_fields
-from gpt_jax.text.tokenizer import Tokenizer
-from tests.text import bpe
+pytest.importorskip("regex")  # of the extra `parity`
+
+from gpt_jax.errors import UserError  # noqa: E402
+from gpt_jax.text import chat  # noqa: E402
+from gpt_jax.text.gguf_fields import read_fields  # noqa: E402
+from gpt_jax.text.tokenizer import Tokenizer  # noqa: E402
+from tests.text import bpe  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ def assert_equal_and_apart(together, alone):
             assert np.any(leaf[0] != leaf[1]) and np.any(leaf[1] != leaf[2])
 
 
+@pytest.mark.slow
 def test_language_models_of_many_seeds_are_those_of_each():
     def first(seed):
         return init(MODEL, keys.derive(seed, 0, "init"))

@@ -185,7 +185,12 @@ def test_another_number_of_seeds_is_refused(many, alone, capsys):
         train(dataclasses.replace(many[0], replay=1))
 
 
-@pytest.mark.parametrize("lost", [(), (3,), (2, 3, 4)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "lost", [(3,), pytest.param((), marks=SLOW), pytest.param((2, 3, 4), marks=SLOW)]
+)
 def test_killed_and_run_again_it_ends_with_the_same_bits(many, tmp_path, lost):
     """Also where the last checkpoint was written for some of the seeds only, or for none.
 
@@ -222,6 +227,7 @@ def test_all_at_once(many, tmp_path, monkeypatch):
     assert_rows_close(rows_of(tmp_path / "seeds" / "3"), rows_of(Path(many[0].run_dir) / "seeds/3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
