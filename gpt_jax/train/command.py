@@ -26,7 +26,6 @@ from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import MeshConfig, platform
 from gpt_jax.ranges import NonNegative, Positive, Range, check_ranges
 from gpt_jax.train.host import keep_freed_memory
-from gpt_jax.train.sweep import run_sweep
 
 Config = TypeVar("Config")
 
@@ -116,6 +115,8 @@ def run(
             distributed.start(config.coordinator, config.processes, config.process_id)
             set_up_compiler(config)
             if config.sweep:
+                from gpt_jax.train.sweep import run_sweep  # and the report's parts with it
+
                 compilation_cache_for_all()
                 run_sweep(main, config)
             else:

@@ -17,7 +17,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,6 @@ from gpt_jax.models.grow import grow
 from gpt_jax.models.heads import axes_of
 from gpt_jax.models.lora import SCALE, attached, merge
 from gpt_jax.models.quantized import keep_as, quantized_axes
-from gpt_jax.models.weights import Pretrained, open_pretrained
 from gpt_jax.parallel import rules
 from gpt_jax.ranges import Positive
 from gpt_jax.text.tokenizer import Tokenizer
@@ -41,6 +40,9 @@ from gpt_jax.train import state as states
 from gpt_jax.train.adapters import FrozenDtype, read_adapter_file
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.command import Common
+
+if TYPE_CHECKING:
+    from gpt_jax.models.weights import Pretrained
 
 AGAIN = "download the file again, or give another folder"
 LOOKED_AT = 2**20  # bytes at either end of a file, for its fingerprint
@@ -106,6 +108,9 @@ def is_foreign(where: str | Path) -> bool:
 
 @functools.lru_cache(maxsize=4)  # its files are looked at for the shapes and again for the weights
 def _opened(where: str) -> Pretrained:
+    # Every family's tables take a twentieth of a second to import, which only they need who ask.
+    from gpt_jax.models.weights import open_pretrained
+
     return open_pretrained(where)
 
 
