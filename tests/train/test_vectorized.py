@@ -146,8 +146,9 @@ def test_a_seed_of_many_is_that_seed_alone(many, alone):
 
 def test_all_seeds_share_one_program(many):
     """Break it: jit a step for each seed, or make the program of an evaluation anew."""
-    for name in ("step_all", "init", "metrics_of"):
+    for name in ("step_all", "init"):
         assert sum(name in one for one in many[1]) == 1, (name, many[1])
+    assert sum("metrics_of" in one for one in many[1]) <= 1  # a test before may have had it made
     assert not any("train_step" in one for one in many[1])
 
 
