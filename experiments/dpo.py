@@ -136,6 +136,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         kinds=() if config.labels_from else ("comparisons",),
         left_out=left_out,
         longest=longest,
+        by_length=config.group_by_length,
     )
     return dataclasses.replace(stage, row_numbers=lambda step: numbers[stage.row_numbers(step)])
 

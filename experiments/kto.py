@@ -139,6 +139,7 @@ def prepare(config: Config, start: ModelFiles, mesh: Mesh) -> Stage:
         kinds=kinds_of(config),
         left_out=left_out,
         longest=longest,
+        by_length=config.group_by_length,
     )
     made = functions_of(model, recipe, stage.train)
     return dataclasses.replace(

@@ -159,7 +159,12 @@ def prepare(
         calibration_rows(config), *layout, "demonstrations to calibrate the score on"
     )
     mean_of_demonstrations = HeldOut(
-        model, ranking_loss, demonstrations, recipe.train.batch_size, mesh
+        model,
+        ranking_loss,
+        demonstrations,
+        recipe.train.batch_size,
+        mesh,
+        by_length=config.group_by_length,
     )
     readout = tokenizer.pad_id if recipe.readout else None
     stage = gradient_stage(
@@ -180,6 +185,7 @@ def prepare(
         kinds=("demonstrations",) if config.labels_from else ("comparisons", "demonstrations"),
         left_out=left_out,
         longest=longest,
+        by_length=config.group_by_length,
     )
     return dataclasses.replace(stage, row_numbers=lambda step: numbers[stage.row_numbers(step)])
 

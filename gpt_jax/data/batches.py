@@ -104,3 +104,12 @@ def pad_rows(rows: Batch | Comparisons | Prompts, multiple: int) -> Batch | Comp
         return np.pad(array, widths, constant_values=empty)
 
     return jax.tree_util.tree_map_with_path(pad, rows)
+
+
+def cut(rows: Batch | Comparisons, width: int) -> Batch | Comparisons:
+    """The first `width` tokens of every row: of all fields whose names end in T."""
+
+    def one(path: tuple, array: np.ndarray) -> np.ndarray:
+        return array[..., :width] if path[0].name.endswith("T") else array
+
+    return jax.tree_util.tree_map_with_path(one, rows)

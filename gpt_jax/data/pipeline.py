@@ -9,7 +9,7 @@ rows of the same global batch are its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import jax
@@ -135,9 +135,22 @@ def shapes(batch: Rows, mesh: Mesh) -> Rows:
     return jax.tree.map(one, batch, rules.batch_shardings(batch, mesh))
 
 
-def in_order(rows: Rows, batch_size: int, mesh: Mesh) -> Iterator[Rows]:
-    """All rows, `batch_size` at a time, placed on the mesh; the size must divide them."""
+def in_order(
+    rows: Rows,
+    batch_size: int,
+    mesh: Mesh,
+    form: Callable[[Rows], Rows] = lambda batch: batch,
+) -> Iterator[Rows]:
+    """All rows, `batch_size` at a time, placed on the mesh; the size must divide them.
+
+    Args:
+      rows: NumPy arrays with one leading axis.
+      batch_size: rows of the global batch.
+      mesh: over which it is split.
+      form: what is done to every global batch before.
+    """
     index, parts = share(mesh)
     local = batch_size // parts
-    for start in range(index * local, len(jax.tree.leaves(rows)[0]), batch_size):
-        yield place(jax.tree.map(lambda x, s=start: x[s : s + local], rows), mesh)
+    for start in range(0, len(jax.tree.leaves(rows)[0]), batch_size):
+        batch = form(jax.tree.map(lambda x, s=start: x[s : s + batch_size], rows))
+        yield place(jax.tree.map(lambda x: x[index * local : (index + 1) * local], batch), mesh)

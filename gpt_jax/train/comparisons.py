@@ -25,6 +25,9 @@ class Compared(Tuned):
     init_from: str = "runs/sft/default"
     labels_from: tuple[str, ...] = ()
     """Folders of `experiments.label`, whose comparisons are learned from, not those of the data."""
+    group_by_length: bool = False
+    """Batches are made of comparisons of alike length, and are only as wide as these need: for data
+    whose lengths differ much. A few programs are compiled instead of one."""
 
     def __post_init__(self):
         super().__post_init__()

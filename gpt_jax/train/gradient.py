@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from gpt_jax.chips import chip_of
 from gpt_jax.data import pipeline
 from gpt_jax.data.batches import Batch
+from gpt_jax.data.lengths import ByLength
 from gpt_jax.data.mixed import Mixed
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Model
@@ -71,6 +72,7 @@ def gradient_stage(
     model: Model,
     first: Callable[..., dict],
     loss: LossFn,
+    by_length: bool = False,
     **more: Any,
 ) -> Stage:
     """A stage that takes one gradient of one loss per step.
@@ -82,6 +84,7 @@ def gradient_stage(
       seed: of the order of the rows.
       mesh: over which a batch is split.
       model, first, loss: as for `gradient_functions`.
+      by_length: whether rows, which are comparisons, are cut to what they need (`data.lengths`).
       more: other fields of `Stage`.
     """
     train = resolve_steps(recipe.train, pipeline.count(rows), recipe.train.batch_size)
@@ -89,6 +92,8 @@ def gradient_stage(
         for sentence in rows.sentences(train.steps * train.batch_size):
             distributed.say(sentence)
     batch_at = pipeline.make_batch_at(rows, train.batch_size, seed, pipeline.share(mesh))
+    if by_length:
+        batch_at = ByLength(rows, train.batch_size, seed, pipeline.share(mesh))
     width = int(np.prod(jax.tree.leaves(pipeline.take(rows, np.arange(1)))[0].shape[1:]))
     peak = recipe.optimizer.learning_rate
     fields = dict(
@@ -98,8 +103,8 @@ def gradient_stage(
         batch_at=batch_at,
         row_numbers=batch_at.numbers,
         learning_rate=lambda step: rate_at(recipe.optimizer, train.steps, peak, step),
-        tokens_per_step=train.batch_size * width,
-        evaluate=HeldOut(model, loss, held_out, train.batch_size, mesh),
+        tokens_at=batch_at.tokens if by_length else lambda step: train.batch_size * width,
+        evaluate=HeldOut(model, loss, held_out, train.batch_size, mesh, by_length=by_length),
     )
     return Stage(**(fields | more))
 

@@ -45,19 +45,20 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
     Raises:
       UserError: after `most_skipped` skipped steps in a row.
     """
-    config, step = stage.train, stage.functions.step
+    config = stage.train
     if run.replay:
         replay(run, stage, state, frozen, mesh)
     start = int(np.max(jax.device_get(state.step)))
     pending: tuple[int, dict] | None = None
+    programs: dict[tuple, Step] = {}  # one for each shape of a batch
     skipped = np.zeros((), int)  # steps in a row; of each seed, where there are many
-    clock = _Clock(stage.tokens_per_step)
+    clock = _Clock()
 
     def log(number: int, metrics: dict) -> None:
         nonlocal skipped
         wanted = {name: pair for name, pair in metrics.items() if not name.startswith(TENSOR)}
         values = mean(jax.device_get(wanted))
-        values |= clock.lap(number, values.pop("tokens", None))
+        values |= clock.lap(values.pop("tokens", stage.tokens_at(number - 1)))
         values["lr"] = float(stage.learning_rate(number - 1))
         values |= stage.derive(values)
         shown = {name.split("/")[-1]: values[name] for name in stage.headline}
@@ -97,9 +98,10 @@ def fit(run: Run, stage: Stage, state: TrainState, frozen: dict, mesh: Mesh) -> 
             sample(start)  # which a stopped run may not have written, and else writes the same
         for number in range(start + 1, config.steps + 1):
             batch = pipeline.place(stage.batch_at(number - 1), mesh)
-            if number == start + 1:
-                step = compiled(step, state, batch, frozen)
-            state, metrics = step(state, batch, frozen)
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            if shapes not in programs:
+                programs[shapes] = compiled(stage.functions.step, state, batch, frozen)
+            state, metrics = programs[shapes](state, batch, frozen)
             if pending:
                 log(*pending)
             pending = (number, metrics)
@@ -149,15 +151,13 @@ def _rows_of(stage: Stage, place: int, step: int) -> np.ndarray:
 class _Clock:
     """Tokens per second between logged steps, evaluations left out."""
 
-    def __init__(self, tokens_per_step: int):
-        self.tokens_per_step = tokens_per_step
+    def __init__(self):
         self.last = time.monotonic()
 
     def skip(self) -> None:
         self.last = time.monotonic()
 
-    def lap(self, number: int, tokens: float | None) -> dict[str, float]:
+    def lap(self, tokens: float) -> dict[str, float]:
         now = time.monotonic()
         seconds, self.last = now - self.last, now
-        tokens = self.tokens_per_step if tokens is None else tokens
         return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}

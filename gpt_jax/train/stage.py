@@ -97,7 +97,7 @@ class Stage:
       batch_at: this process's rows of the batch of a step.
       row_numbers: which rows of the data the batch of a step has, to name those of a bad step.
       learning_rate: of a step, from 0.
-      tokens_per_step: for `tokens_per_second`, unless the metrics have their own `tokens`.
+      tokens_at: of a step, for `tokens_per_second`, unless the metrics have their own `tokens`.
       evaluate: `(state, frozen)` -> held-out metrics, written under `eval/`; or None.
       samples: `params -> {opening: text}`, asked for at a few steps and written into
         `samples.jsonl`; or None.
@@ -119,7 +119,7 @@ class Stage:
     batch_at: Callable[[int], Any]
     row_numbers: Callable[[int], np.ndarray]
     learning_rate: Callable[[int], Any]
-    tokens_per_step: int = 0
+    tokens_at: Callable[[int], float] = lambda step: 0.0
     evaluate: HeldOut | None = None
     samples: Samples | None = None
     finish: Callable[[TrainState, dict], TrainState] | None = None

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.data import pipeline
+from gpt_jax.data.lengths import ByLength
 from gpt_jax.parallel.mesh import platform
 from gpt_jax.train import state as states
 from gpt_jax.train.stage import Parameters, Stage
@@ -85,6 +86,8 @@ def why_in_turn(stages: Sequence[Stage]) -> str | None:
     """Why these stages, of one seed each, cannot be one; None if they can."""
     if not hasattr(stages[0].functions.step, "lower"):
         return "a part of each step runs on the host, between two programs"
+    if isinstance(stages[0].batch_at, ByLength):
+        return "batches that are grouped by length are of several widths"
 
     def form(stage: Stage) -> tuple:
         arrays, tree = jax.tree.flatten((stage.batch_at(0), stage.shapes))

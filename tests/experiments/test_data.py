@@ -102,7 +102,7 @@ def test_text_becomes_shards_and_they_are_trained_on(folder, capsys):
         batch = stage.batch_at(3)
         assert batch.tokens_BT.ids.shape == (recipe.train.batch_size, 128)
         assert np.array_equal(stage.batch_at(3).tokens_BT.ids, batch.tokens_BT.ids)
-        assert stage.samples and stage.tokens_per_step == recipe.train.batch_size * 128
+        assert stage.samples and stage.tokens_at(0) == recipe.train.batch_size * 128
     assert "90.0% of the tokens, " in capsys.readouterr().out
     with pytest.raises(
         UserError, match="has 281 tokens, not 512; give --pretrain.model.vocab-size"

@@ -113,7 +113,7 @@ def train(folder, steps, stop_at=None, stop_by=signal.SIGINT, config_steps=6):
             TrainConfig(steps=steps, log_every=1, checkpoint_every=2),
             interrupted,
             row_numbers=batch_at.numbers,
-            tokens_per_step=80,
+            tokens_at=lambda step: 80,
         )
         return fit(run, stage, state, {}, mesh)
 

@@ -89,7 +89,7 @@ def train(config, step=None, at=None):
             evaluate=HeldOut(MODEL, lm_loss, ROWS, 8, mesh),
             finish=bias_at_the_end,
             derive=lambda values: {"twice": 2 * values["loss"]},
-            tokens_per_step=160,
+            tokens_at=lambda step: 160,
         )
         return dataclasses.replace(stage, model=MODEL)
 
