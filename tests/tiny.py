@@ -1,5 +1,7 @@
 """A model small enough to compile in a second, and batches for it."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -15,6 +17,7 @@ MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=
 AXES = axes_of(MODEL)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def params(model=MODEL, seed=0, scale=5.0):
     """Random parameters, scaled up so that the predictions are far from uniform."""
     return jax.tree.map(lambda x: x * scale, init(model, jax.random.key(seed)))

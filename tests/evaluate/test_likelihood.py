@@ -14,10 +14,11 @@ from gpt_jax.evaluate import benchmark as benchmarks
 from gpt_jax.evaluate import likelihood
 from gpt_jax.evaluate.likelihood import loglikelihoods, rolling
 from gpt_jax.generate.text import TextModel
-from gpt_jax.models import forward, init
+from gpt_jax.models import forward
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.tasks import choices, gsm8k, humaneval
 from gpt_jax.text.tokenizer import Tokenizer
+from tests import tiny
 
 STORY = {
     "activity_label": "Baking",
@@ -32,15 +33,16 @@ STORY = {
 def model() -> TextModel:
     tokenizer = Tokenizer.train(["hello there, how are you?"] * 4, 280)
     config = ModelConfig(vocab_size=288, context_length=48, width=16, layers=1, heads=2)
-    params = jax.tree.map(lambda x: 5.0 * x, init(config, jax.random.key(0)))
+    params = tiny.params(config)
     return TextModel(config, params, tokenizer)
 
 
 def table(model, ids):
     """float64 log-probabilities after every token."""
-    tokens = pad_prompts([ids], len(ids), 0).tokens_BP
-    hidden, _ = forward(model.config, model.params, tokens)
-    logits = np.asarray(hidden[0] @ model.params["embed"]["tokens"].T, np.float64)
+    tokens = pad_prompts([ids], 64, 0).tokens_BP
+    hidden, _ = jax.jit(forward, static_argnums=0)(model.config, model.params, tokens)
+    logits = np.asarray(hidden)[0, -len(ids) :] @ np.asarray(model.params["embed"]["tokens"]).T
+    logits = logits.astype(np.float64)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 

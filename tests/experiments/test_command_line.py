@@ -93,6 +93,7 @@ def test_missing_stage(tmp_path):
     assert_one_sentence(done, "there is no model here")
 
 
+@pytest.mark.slow
 def test_another_configuration_on_the_same_folder(pretrained):
     before = snapshot(pretrained)
     done = run("--run-dir", str(pretrained), "--seed", "5", experiment="pretrain")

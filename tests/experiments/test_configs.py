@@ -4,6 +4,7 @@ Break it: give a preset a width that its heads do not divide, or a batch that ca
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -51,6 +52,11 @@ class Lowered(Exception):
     """Stops a stage where training would begin."""
 
 
+@functools.cache
+def tokenizer():
+    return Tokenizer.train((row["text"] for row in DataConfig().read("text", "train")[:500]), 512)
+
+
 @pytest.fixture
 def without_training(monkeypatch):
     """Ends a stage after its step is traced on the real first batch and on shapes of the state."""
@@ -71,18 +77,31 @@ def without_training(monkeypatch):
     monkeypatch.setattr(scoring, "param_shapes_in", lambda folder: {"head/likelihood": ()})
 
 
+@pytest.fixture(scope="module")
+def little(tmp_path_factory):
+    """A little of the microworld, by the names of `DataConfig`: all of it takes long to lay out."""
+    folder, paths = tmp_path_factory.mktemp("little"), {}
+    for kind in ("text", "comparisons", "demonstrations"):
+        for name, split in ((kind, "train"), (f"test_{kind}", "test")):
+            path = folder / f"{name}.jsonl"
+            rows = DataConfig().read(kind, split)[:300]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            paths[name] = str(path)
+    return paths
+
+
 @pytest.mark.parametrize("preset", list(rlhf.presets))
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_preset_traces(name, preset, without_training, tmp_path):
+def test_every_preset_traces(name, preset, little, without_training, tmp_path):
     config = rlhf.presets[preset]()
     model = config.pretrain.model
     common = command.shared(config, run_dir=str(tmp_path / "run"))
+    common["data"] = dataclasses.replace(config.data, **little)
     inputs = {} if name == "pretrain" else {"init_from": str(tmp_path)}
     if name == "ppo":
         inputs["reward_from"] = str(tmp_path)
     if name != "pretrain":
-        texts = (row["text"] for row in config.data.read("text", "train")[:500])
-        save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
+        save_model_files(tmp_path, model, tokenizer())
     stage = STAGES[name]
     with pytest.raises(Lowered):
         stage.main(stage.Config(**common, **inputs, **{name: getattr(config, name)}))
@@ -97,19 +116,6 @@ OFFLINE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def little(tmp_path_factory):
-    """Options that name a little of the microworld: all of it takes long to lay out."""
-    folder, options = tmp_path_factory.mktemp("little"), []
-    for kind in ("comparisons", "demonstrations"):
-        for name, split in ((kind, "train"), (f"test_{kind}", "test")):
-            path = folder / f"{name}.jsonl"
-            rows = DataConfig().read(kind, split)[:300]
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            options.append(f"--data.{name}={path}")
-    return options
-
-
 @pytest.mark.parametrize(
     ("stage", "preset", "options"), OFFLINE, ids=lambda x: getattr(x, "__name__", str(x))
 )
@@ -117,11 +123,11 @@ def test_every_preset_without_a_reward_traces(
     stage, preset, options, little, without_training, tmp_path
 ):
     config = rlhf.presets[preset]()
-    texts = (row["text"] for row in config.data.read("text", "train")[:500])
-    save_model_files(tmp_path, config.pretrain.model, Tokenizer.train(texts, 512))
+    save_model_files(tmp_path, config.pretrain.model, tokenizer())
     teacher = [f"--teacher-from={tmp_path}"] if stage is distill else []
+    data = [f"--data.{name}={path}" for name, path in little.items() if "text" not in name]
     arguments = [f"--preset={preset}", f"--init-from={tmp_path}", f"--run-dir={tmp_path}/run"]
-    parsed = command.parse([*arguments, *teacher, *little, *options], stage.presets, "")
+    parsed = command.parse([*arguments, *teacher, *data, *options], stage.presets, "")
     with pytest.raises(Lowered):
         stage.main(parsed)
 
@@ -131,8 +137,7 @@ def test_every_preset_without_a_reward_traces(
 def test_every_preset_of_the_online_stages_traces(name, preset, without_training, tmp_path):
     model, stage = rlhf.presets[preset]().pretrain.model, ONLINE[name]
     config = stage.presets[preset]()
-    texts = (row["text"] for row in config.data.read("text", "train")[:500])
-    save_model_files(tmp_path, model, Tokenizer.train(texts, 512))
+    save_model_files(tmp_path, model, tokenizer())
     spec = f"0.5*model:{tmp_path} + min(model:{tmp_path}, rule:brevity) - task:microworld"
     inputs = {"run_dir": str(tmp_path / "run"), "init_from": str(tmp_path), "reward": spec}
     with pytest.raises(Lowered):

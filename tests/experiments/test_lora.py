@@ -25,6 +25,7 @@ from gpt_jax.train.origin import backbone_of, load_model, load_params
 from gpt_jax.train.served import open_run
 from tests.experiments.test_origin import ROPE, export
 
+pytestmark = pytest.mark.slow  # three stages first
 MODEL = dataclasses.replace(ROPE, width=32)
 LORA = ("--lora.rank=4", "--lora.alpha=8")
 STEPS = {"sft": 4, "reward": 2, "ppo": 2}
@@ -190,7 +191,6 @@ def test_a_stopped_run_goes_on_bitwise(runs, tmp_path):
     chex.assert_trees_all_equal(ours, theirs)
 
 
-@pytest.mark.slow
 def test_ppo_goes_on_bitwise(runs, tmp_path):
     folder = tmp_path / "ppo"
     run(ppo, folder, *of_ppo(runs, *LORA, "--ppo.train.checkpoint-every=1"))
@@ -209,7 +209,6 @@ def test_eight_devices_learn_what_one_does(runs, tmp_path):
     chex.assert_trees_all_close(ours, theirs, atol=2e-4)
 
 
-@pytest.mark.slow
 def test_a_backbone_in_blocks(runs, tmp_path):
     """What is served is what was learned: adapters on the weights in blocks."""
     small = "--frozen-dtype=int4"
@@ -221,7 +220,6 @@ def test_a_backbone_in_blocks(runs, tmp_path):
     assert jnp.any(kept["embed"]["tokens"] != base["embed"]["tokens"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
 def test_ppo_on_a_small_backbone(runs, tmp_path, dtype):
     run(ppo, tmp_path / "ppo", *of_ppo(runs, *LORA, f"--frozen-dtype={dtype}"))

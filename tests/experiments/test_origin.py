@@ -61,6 +61,7 @@ def test_a_model_from_elsewhere_is_finetuned_and_goes_back(tmp_path):
         convert.main(config.run_dir, tmp_path / "ours")
 
 
+@pytest.mark.slow
 def test_a_base_model_learns_a_template(tmp_path):
     """Its new tokens have rows of their own. Break it: leave `grow` out of `start_params`."""
     tokenizer = Tokenizer.train(TEXTS, 280)
@@ -88,6 +89,7 @@ def test_what_a_run_started_from_is_compared(tmp_path):
         few_steps(sft, *options)
 
 
+@pytest.mark.slow
 def test_ppo_from_a_policy_and_a_reward_model_from_elsewhere(tmp_path):
     policy = export(tmp_path / "policy")
     judge = export(tmp_path / "judge", scorer=True)
@@ -98,6 +100,7 @@ def test_ppo_from_a_policy_and_a_reward_model_from_elsewhere(tmp_path):
     assert open_run(config.run_dir).config.context_length == 96
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "int4"])
 def test_frozen_models_are_kept_small(tmp_path, dtype):
     """The KL starts at the error of the reference. Break it: keep what is frozen as it is."""

@@ -107,6 +107,7 @@ def test_the_short_form_of_the_fault_command(tmp_path):
     assert ": 0 lost, 0 different" in faults.stdout
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
     """As users type it: exit code 0 after SIGTERM, 130 after Ctrl-C, and both say what to do."""
     options = (

@@ -297,6 +297,7 @@ def test_the_readme_example_swaps_the_loss(run, tmp_path):
     assert rows[1.0]["perplexity"] == pytest.approx(math.exp(rows[1.0]["loss"]))
 
 
+@pytest.mark.slow
 def test_real_files_take_the_same_path(shared_data, tmp_path):
     """Tiny Shakespeare, Alpaca and hh-rlhf through every stage; no gold score, so the reward's."""
     results = rlhf.main(

@@ -41,6 +41,7 @@ def scorer():
     return init_scorer(tiny.MODEL, tiny.params(seed=1), jax.random.key(2))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def rollout_of(policy, prompts, config=CONFIG):
     return generate(
         tiny.MODEL,
@@ -67,10 +68,13 @@ def unmoved(policy, scorer, kl_coef=0.05):
 def prepared(policy, scorer, config=CONFIG, prompts=None, reference=None):
     prompts = prompts_of() if prompts is None else prompts
     rollout = rollout_of(policy, prompts, config)
-    scores = model_reward(tiny.MODEL, scorer)(rollout)
+    scores = jax.jit(lambda scorer, rollout: model_reward(tiny.MODEL, scorer)(rollout))(
+        scorer, rollout
+    )
     state = unmoved(policy, scorer)
     frozen = {"reference": reference or policy}
-    experience, metrics = actor_critic.prepare(config, MODEL, state, frozen, rollout, scores)
+    prepare = jax.jit(actor_critic.prepare, static_argnums=(0, 1))
+    experience, metrics = prepare(config, MODEL, state, frozen, rollout, scores)
     return state.params, experience, metrics
 
 

@@ -196,6 +196,7 @@ def test_a_row_left_out_is_as_if_it_had_not_been_sampled():
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_parameters_on_the_host_make_the_same_update():
     mesh = make_mesh(MeshConfig(data=1, fsdp=2))
     check_offload(mesh)
@@ -267,6 +268,7 @@ def train(folders, run_dir, reward_from, reward=None, reward_spec=None, **more):
     return load_params(run_dir)
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_another_shape(folders, tmp_path):
     """The value model starts as it, and so has its shape."""
     params = train(folders, tmp_path, "shape")

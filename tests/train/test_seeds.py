@@ -82,6 +82,7 @@ def test_language_models_of_many_seeds_are_those_of_each():
     chex.assert_trees_all_equal(still.params, before)
 
 
+@pytest.mark.slow
 def test_policies_of_many_seeds_are_those_of_each():
     """One iteration of PPO: other samples, other minibatches, other learning rates."""
     config = PPOConfig(episodes=4, epochs=1, minibatches=2, max_new_tokens=6)
