@@ -17,12 +17,9 @@ Best-of-n is not trained: it samples n answers whenever it is asked.
 import dataclasses
 import functools
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-from jax.sharding import Mesh
-
-from experiments import dpo, grpo, online_dpo, ppo, reinforce, rejection, rloo
+from experiments.methods import METHODS, batch, sampled, spent, stage_of, trained
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.arms import Arm, path_of, run_arms, sampled_tokens
 from gpt_jax.evaluate.yardstick import Measure, Yardstick, open_yardstick
@@ -31,35 +28,11 @@ from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import Positive, Range
 from gpt_jax.report.frontier import Point, publish_frontier
 from gpt_jax.report.reproduction import compared
-from gpt_jax.rl.policy_stage import policy_stage
 from gpt_jax.seeds import interval, refuse_many
 from gpt_jax.train import command
-from gpt_jax.train.comparisons import comparisons_of
-from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.seeds_run import configs_of
-from gpt_jax.train.stage import Stage
 from gpt_jax.train.sweep import with_settings
-
-
-class Method(NamedTuple):
-    """A method, and the setting that says how far it may go: the middle value is its default."""
-
-    title: str
-    module: ModuleType
-    setting: str
-    values: tuple[float, ...]
-
-
-METHODS = {
-    "ppo": Method("PPO", ppo, "kl_coef", (0.3, 0.1, 1.0)),
-    "grpo": Method("GRPO", grpo, "kl_coef", (0.04, 0.01, 0.16)),
-    "rloo": Method("RLOO", rloo, "kl_coef", (0.3, 0.1, 1.0)),
-    "reinforce": Method("REINFORCE++", reinforce, "kl_coef", (0.3, 0.1, 1.0)),
-    "online_dpo": Method("online DPO", online_dpo, "beta", (0.1, 0.03, 0.3)),
-    "rejection": Method("rejection", rejection, "group", (8, 4, 16)),
-    "dpo": Method("DPO", dpo, "beta", (0.5, 0.1, 2.0)),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +42,8 @@ class Config(command.Common):
     """A finished run of `experiments.rlhf`, whose SFT model, labels and reward model are used."""
     budget: Positive
     """What a method may spend: completions sampled, and three times those trained on."""
+    episodes: Positive
+    """Completions that one iteration samples, or one step of DPO learns from."""
     values: Annotated[int, Range(1, 3)] = 3
     """Of each method's prices of the KL so many, the default first."""
     measure: Measure = Measure()
@@ -90,44 +65,13 @@ class Config(command.Common):
         )
         config = dataclasses.replace(method.module.presets[self.preset](), **given, **source)
         value = int(value) if method.setting == "group" else value
-        config = with_settings(config, {f"{name}.{method.setting}": value})
+        config = with_settings(
+            config, {f"{name}.{method.setting}": value} | batch(name, config, self.episodes)
+        )
         steps = max(1, round(self.budget / spent(name, config)))
         often = {"steps": steps, "evaluate_every": max(1, steps // 4), "log_every": 1}
         often |= {"checkpoint_every": max(1, steps // 2)}
         return with_settings(config, {f"{name}.train.{key}": n for key, n in often.items()})
-
-
-def trained(name: str, config: command.Common) -> float:
-    """Completions that one step trains on, PPO's twice: it is policy and value model that learn."""
-    recipe = getattr(config, name)
-    if name == "dpo":
-        return recipe.train.batch_size * len(comparisons_of(config, "train")[0]["completions"])
-    share = {"ppo": 2.0}.get(name, 1.0)
-    if name in ("rejection", "online_dpo"):
-        share = {"rejection": 1, "online_dpo": 2}[name] / recipe.group
-    return recipe.episodes * recipe.epochs * share
-
-
-def sampled(name: str, config: command.Common) -> int:
-    """Completions that one step samples."""
-    return 0 if name == "dpo" else getattr(config, name).episodes
-
-
-def spent(name: str, config: command.Common) -> float:
-    """What one step costs, in the budget's unit."""
-    return sampled(name, config) + 3 * trained(name, config)
-
-
-def stage_of(name: str, config: Any, mesh: Mesh) -> Stage:
-    """The stage of a method, as its experiment prepares it."""
-    start = start_of(config)
-    if name == "dpo":
-        return dpo.prepare(config, start, mesh)
-    scoring = config.scoring(start)
-    if name == "ppo":
-        return ppo.prepare(config, start, scoring, mesh)
-    method = METHODS[name].module.METHOD
-    return policy_stage(config, getattr(config, name), method, start, scoring, mesh)
 
 
 def arms_of(config: Config) -> dict[tuple[str, float], Arm]:
@@ -223,18 +167,20 @@ presets = {
         preset="smoke",
         run_dir="runs/algorithms/smoke",
         run="runs/rlhf/smoke",
-        budget=112,
+        budget=224,
+        episodes=16,
         values=1,
         measure=Measure(prompts=16, max_new_tokens=16),
         best_of=(2, 4),
     ),
-    "tiny": lambda: Config(preset="tiny", seeds=4, budget=96 * 7 * 20),
+    "tiny": lambda: Config(preset="tiny", seeds=3, budget=48 * 7 * 24, episodes=48),
     "colab": lambda: Config(
         preset="colab",
         run_dir="runs/algorithms/colab",
         run="runs/rlhf/colab",
         seeds=5,
         budget=256 * 13 * 100,
+        episodes=256,
         measure=Measure(prompts=560, answers=4, max_new_tokens=64),
         best_of=(2, 4, 8, 16, 32, 64),
     ),

@@ -11,8 +11,8 @@ import numpy as np
 
 from gpt_jax.report.style import BLUE, GREEN, GREY, ORANGE, PINK, SLATE
 
-COLORS = (BLUE, ORANGE, GREEN, PINK, "#d55e00", "#56b4e9", SLATE, GREY)
-MARKERS = "os^Dv<>P"
+COLORS = (SLATE, ORANGE, BLUE, GREEN, PINK, "#d55e00", "#56b4e9", "#f0e442", "#000000", GREY)
+MARKERS = "os^Dv<>PXh"
 _STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
