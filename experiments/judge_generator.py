@@ -46,21 +46,18 @@ from gpt_jax.train.served import open_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(rlhf.Config):
-    run_dir: str = "runs/sizes/tiny"
+    run_dir: str = "runs/judge_generator/tiny"
+    models: str = "runs/sizes/tiny"
+    """Where the models lie, of every seed and size a whole run; `instructgpt` shares them."""
     sizes: tuple[str, ...] = ("32x2", "48x2", "64x3", "96x4")
-    """WIDTHxLAYERS of the models; each has a run folder of this name."""
+    """WIDTHxLAYERS of the models."""
     measure: Measure = Measure(answers=16)
     best_of: tuple[int, ...] = (1, 2, 4, 8, 16)
     """The n of best-of-n."""
 
     def __post_init__(self):
         super().__post_init__()
-        sizes.check_sizes(self.sizes)
-        if self.init_from is not None or self.data.comparisons or self.rounds > 1 or self.lora.rank:
-            raise UserError(
-                "judge_generator pretrains models and labels their own answers, once; leave "
-                "--init-from, --data.comparisons, --rounds and --lora.rank out"
-            )
+        sizes.check(self, self.sizes, "judge_generator")
         if (
             not self.best_of
             or not 1 <= min(self.best_of) <= max(self.best_of) <= self.measure.answers
@@ -78,7 +75,7 @@ def main(config: Config) -> dict:
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)
     config.data.check()
     compare_config(folder, "judge_generator", config)
-    configs = {size: sizes.config_of(config, size) for size in config.sizes}
+    configs = {size: sizes.config_of(config, config.models, size) for size in config.sizes}
     record_config(folder, "judge_generator", config)
     found = {}
     for size, one in configs.items():
@@ -174,6 +171,8 @@ def over(trees: list[Any]) -> Any:
         return {key: over([tree[key] for tree in trees]) for key in first}
     if isinstance(first, list):
         return interval([tree[0] for tree in trees])
+    if isinstance(first, float):
+        return interval(trees)
     return None if None in trees else float(np.mean(trees))
 
 
@@ -185,15 +184,17 @@ def small(preset: str) -> Config:
 presets = {
     "smoke": lambda: dataclasses.replace(
         small("smoke"),
-        run_dir="runs/sizes/smoke",
+        run_dir="runs/judge_generator/smoke",
+        models="runs/sizes/smoke",
         sizes=("16x1", "32x2"),
         measure=Measure(prompts=16, answers=4, max_new_tokens=16),
         best_of=(1, 2, 4),
     ),
-    "tiny": lambda: small("tiny"),
+    "tiny": lambda: dataclasses.replace(small("tiny"), run_dir="runs/judge_generator/tiny"),
     "colab": lambda: dataclasses.replace(
         small("colab"),
-        run_dir="runs/sizes/colab",
+        run_dir="runs/judge_generator/colab",
+        models="runs/sizes/colab",
         sizes=("64x3", "128x6", "256x8", "512x8"),
         measure=Measure(prompts=560, answers=64, max_new_tokens=64),
         best_of=(1, 2, 4, 8, 16, 32, 64),

@@ -22,7 +22,7 @@ from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.seconds import timed
 
 HEAD = 32  # the width of a head, at least
-STAGES = ("pretrain", "sft", "label", "reward")
+STAGES = ("pretrain", "sft", "label", "reward", "ppo")
 
 
 def resized(model: ModelConfig, size: str) -> ModelConfig:
@@ -46,18 +46,35 @@ def resized(model: ModelConfig, size: str) -> ModelConfig:
     return dataclasses.replace(model, **sizes, mlp_width=8 * round(ratio * width / 8))
 
 
-def config_of(config: rlhf.Config, size: str) -> rlhf.Config:
-    """The whole run of one size, in a folder of its own."""
+def config_of(config: rlhf.Config, models: str, size: str) -> rlhf.Config:
+    """The whole run of one size, in a folder of its own.
+
+    Args:
+      config: with the recipe, and the seed.
+      models: the folder of all of them.
+      size: WIDTHxLAYERS.
+    """
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(rlhf.Config)}
     model = resized(config.pretrain.model, size)
     fields["pretrain"] = dataclasses.replace(config.pretrain, model=model)
-    return rlhf.Config(**fields | {"run_dir": f"{config.run_dir}/{size}", "seeds": 1, "sweep": ()})
+    where = f"{models}/seed{config.seed}/{size}"
+    return rlhf.Config(**fields | {"run_dir": where, "seeds": 1, "sweep": ()})
 
 
-def check_sizes(sizes: Sequence[str]) -> None:
-    """Raises a UserError if there is no size, or one twice."""
+def check(config: rlhf.Config, sizes: Sequence[str], name: str) -> None:
+    """Raises a UserError if there is no size, one twice, or one that is none, or if an experiment of
+    this name is asked to begin elsewhere than at nothing, with labels that are not its own."""
     if not sizes or len(set(sizes)) < len(sizes):
         raise UserError(f"sizes is {' '.join(sizes) or 'empty'}; give each once, and at least one")
+    for size in sizes:
+        resized(config.pretrain.model, size)
+    if config.init_from is not None or config.data.comparisons or config.rounds > 1:
+        raise UserError(
+            f"{name} pretrains models and labels their own answers, once; leave --init-from, "
+            "--data.comparisons and --rounds out"
+        )
+    if config.lora.rank:
+        raise UserError(f"{name} trains whole models; leave --lora.rank out")
 
 
 def train(config: rlhf.Config, mesh: Mesh, until: str = "reward") -> None:

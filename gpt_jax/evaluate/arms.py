@@ -6,7 +6,9 @@ held out is measured as the stage goes, so that its `metrics.jsonl` holds a path
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,9 +75,10 @@ def run_arms(
       begin: called when nothing stands against the first step.
     """
     waiting = [arm for arm in arms if not (Path(arm.config.run_dir) / FINISHED).is_file()]
-    for arm in {arm.stage: arm for arm in reversed(waiting)}.values():
-        config = arm.config if arm.config.seeds == 1 else configs_of(arm.config)[0]
-        look_at(measured(arm.prepare, yardstick)(config, mesh), config.seed, mesh)
+    with contextlib.redirect_stdout(distributed.SaidOnce(sys.stdout)):
+        for arm in {arm.stage: arm for arm in reversed(waiting)}.values():
+            config = arm.config if arm.config.seeds == 1 else configs_of(arm.config)[0]
+            look_at(measured(arm.prepare, yardstick)(config, mesh), config.seed, mesh)
     begin()
     for number, arm in enumerate(arms, 1):
         distributed.say(f"{arm.name}: {number} of {len(arms)}")
