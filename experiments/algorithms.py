@@ -173,7 +173,7 @@ presets = {
         measure=Measure(prompts=16, max_new_tokens=16),
         best_of=(2, 4),
     ),
-    "tiny": lambda: Config(preset="tiny", seeds=3, budget=48 * 7 * 24, episodes=48),
+    "tiny": lambda: Config(preset="tiny", seeds=3, values=2, budget=48 * 7 * 40, episodes=48),
     "colab": lambda: Config(
         preset="colab",
         run_dir="runs/algorithms/colab",

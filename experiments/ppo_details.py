@@ -171,7 +171,7 @@ presets = {
         measure=Measure(prompts=16, max_new_tokens=16),
         details=("no KL penalty", "scores of whole numbers"),
     ),
-    "tiny": lambda: Config(preset="tiny", seeds=8, ppo=shortened("tiny", 12, 48)),
+    "tiny": lambda: Config(preset="tiny", seeds=8, ppo=shortened("tiny", 16, 48)),
     "colab": lambda: Config(
         preset="colab",
         run_dir="runs/ppo_details/colab",

@@ -62,8 +62,8 @@ def config_of(config: rlhf.Config, models: str, size: str) -> rlhf.Config:
 
 
 def check(config: rlhf.Config, sizes: Sequence[str], name: str) -> None:
-    """Raises a UserError if there is no size, one twice, or one that is none, or if an experiment of
-    this name is asked to begin elsewhere than at nothing, with labels that are not its own."""
+    """Raises a UserError if there is no size, one twice, or one that is none, or if the experiment
+    of this name is asked to begin elsewhere than at nothing, with labels that are not its own."""
     if not sizes or len(set(sizes)) < len(sizes):
         raise UserError(f"sizes is {' '.join(sizes) or 'empty'}; give each once, and at least one")
     for size in sizes:

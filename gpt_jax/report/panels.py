@@ -28,7 +28,7 @@ class Curve(NamedTuple):
 
     Attributes:
       label: for the legend; the same label has the same colour in all panels.
-      x, y: of every point [mean, low, high].
+      x, y: of every point [mean, low, high]; without any, nothing is drawn.
       joined: whether a line joins them.
       path: further (x, y) on the way to the last point, drawn pale.
     """
@@ -78,7 +78,8 @@ def draw(path: str | Path, panels: Sequence[Panel], title: str) -> None:
         FigureCanvasAgg(figure)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
             for curve in panel.curves:
-                _draw_curve(axes, curve, *looks[curve.label])
+                if len(curve.x):
+                    _draw_curve(axes, curve, *looks[curve.label])
             if panel.log:
                 axes.set_xscale("log")
             if panel.names:

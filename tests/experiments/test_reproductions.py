@@ -12,10 +12,14 @@ import pytest
 from experiments import algorithms, judge_generator, methods, overoptimization, ppo_details, sizes
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import arms
+from gpt_jax.evaluate.judging import judging
+from gpt_jax.report.judging import publish_judging
+from gpt_jax.report.sizes import publish_sizes
 from gpt_jax.seeds import interval
 from gpt_jax.train import command
 from gpt_jax.train.record import differences
 
+JUDGES = ("reward model", "likelihood")
 MEASURED = ("gold", "reward", "right", "kl", "entropy", "length")
 
 
@@ -90,7 +94,10 @@ def test_the_frontier_of_all_methods(tmp_path, finished, untrained, monkeypatch)
     first = points["PPO", "kl_coef 0.3"]
     np.testing.assert_allclose(first["values"]["gold"], interval([0.2, 0.22]))
     assert first["tokens"] == {"sampled": 48 * 20.0, "trained": 48 * 20.0 * 4}
-    assert points["DPO", "beta 0.5"]["tokens"] == {"sampled": 0.0, "trained": 56 * 24.0}
+    assert points["DPO", "beta 0.5"]["tokens"] == {
+        "sampled": 0.0,
+        "trained": round(config.budget / 144) * 24.0,
+    }
     assert points["best-of-n", "n 4"]["values"]["kl"][0] == pytest.approx(np.log(4))
     assert any(said.startswith("gold: GRPO is above PPO") for said in found["said"])
     folder = tmp_path / "here"
@@ -175,3 +182,37 @@ def test_seeds_together():
     trees = [{"a": [v, 0, 1], "n": 2, "x": v, "b": {1: None}} for v in (1.0, 3.0)]
     wanted = interval([1.0, 3.0])
     assert judge_generator.over(trees) == {"a": wanted, "n": 2.0, "x": wanted, "b": {1: None}}
+
+
+def test_a_size_without_a_pair_to_judge_is_published_too(tmp_path):
+    one = judging(np.zeros((2, 3), bool), dict.fromkeys(JUDGES, np.zeros((2, 3))), (1, 2), None)
+    one |= {"taught": [0.0, 0.0, 0.0], "parameters": 1000}
+    two = judging(np.eye(2, 3, dtype=bool), dict.fromkeys(JUDGES, np.eye(2, 3)), (1, 2), None)
+    two |= {"taught": [0.9, 0.8, 1.0], "parameters": 5000}
+    results = {"command": "python -m it", "sizes": {"8x1": one, "16x1": two}}
+    publish_judging(tmp_path, results)
+    said = json.loads((tmp_path / "results.json").read_text())["said"]
+    assert "8x1: there is no pair" in said[0] and "more often than it" in said[1]
+    assert "| 16x1, reward model | 33%" in (tmp_path / "results.md").read_text()
+
+
+def test_sizes_after_each_stage_are_published(tmp_path):
+    def models(win_rate):
+        named = {
+            name: {"parameters": 10} for name in ("base", "SFT", "best-of-4", "PPO", "PPO-ptx")
+        }
+        for place, one in enumerate(named.values()):
+            at = win_rate + 0.1 * place
+            one |= {
+                key: [at, at - 0.01, at + 0.01] for key in ("win_rate", "gold", "right", "distinct")
+            }
+            if place != 2:
+                one |= {"text_loss": 2.0 + at, "entropy": 1.0}
+        return named
+
+    results = {"command": "python -m it", "sizes": {"8x1": models(0.1), "16x1": models(0.2)}}
+    publish_sizes(tmp_path, results)
+    said = json.loads((tmp_path / "results.json").read_text())["said"]
+    assert "8x1: SFT wins more than base (20% and 10%)" in said
+    assert "8x1: from SFT on the loss on text changes by +0.200 with PPO and by +0.300" in said[4]
+    assert (tmp_path / "figure.png").is_file()
