@@ -29,7 +29,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers
 from gpt_jax.evaluate.arms import Arm, path_of, run_arms
 from gpt_jax.evaluate.best_of import expected_best
-from gpt_jax.evaluate.overoptimization import best_of_kl, fit
+from gpt_jax.evaluate.overoptimization import Fit, best_of_kl, fit
 from gpt_jax.evaluate.yardstick import Measure, Yardstick, open_yardstick
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
@@ -130,25 +130,28 @@ def main(config: Config) -> dict:
         points += [*chosen, *climbed]
         for way, some in (("best-of-n", chosen), ("rl", climbed)):
             gains = [point.values["gold"][0] - start for point in some]
-            found = fit(way, [point.values["kl"][0] for point in some], gains)
-            fits[f"{way}, {name}"] = found._asdict()
-    said = [
-        f"{name}: a = {one['a']:.3f}, b = {one['b']:.3f}, R squared = {one['r_squared']:.2f}"
-        + (f", largest at d = {one['peak']:.2f}" if one["peak"] else ", with no largest value")
-        for name, one in fits.items()
-    ]
+            fits[f"{way}, {name}"] = fit(way, [p.values["kl"][0] for p in some], gains)
+    said = [sentence(name, one) for name, one in fits.items()]
     results = {
         "experiment": "overoptimization",
         "preset": config.preset,
         "command": command.invocation("overoptimization"),
         "seeds": config.seeds,
-        "fits": fits,
+        "fits": {name: one and one._asdict() for name, one in fits.items()},
         "points": [point._asdict() for point in points],
         "said": said,
     }
     title = f"Gold and proxy score over the distance, {config.seeds} seeds"
     distributed.on_main(lambda: publish_frontier(folder, results, points, said, title))
     return results
+
+
+def sentence(name: str, one: Fit | None) -> str:
+    """A fit in words."""
+    if one is None:
+        return f"{name}: fewer than three points have moved, which nothing can be fitted to"
+    top = "with no largest value" if one.peak is None else f"largest at d = {one.peak:.2f}"
+    return f"{name}: a = {one.a:.3f}, b = {one.b:.3f}, R squared = {one.r_squared:.2f}, {top}"
 
 
 def policy_stage(config: ppo.Config, mesh: Mesh) -> Stage:

@@ -15,8 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpt_jax.errors import UserError
-
 Kind = Literal["best-of-n", "rl"]
 
 
@@ -35,7 +33,7 @@ class Fit(NamedTuple):
     peak: float | None
 
 
-def fit(kind: Kind, kls_P: ArrayLike, gains_P: ArrayLike) -> Fit:
+def fit(kind: Kind, kls_P: ArrayLike, gains_P: ArrayLike) -> Fit | None:
     """Fits the form of a kind of optimization.
 
     Args:
@@ -43,13 +41,13 @@ def fit(kind: Kind, kls_P: ArrayLike, gains_P: ArrayLike) -> Fit:
       kls_P: nats; points at 0 or below, which an estimate may have, are left out.
       gains_P: in score, over the policy at 0.
 
-    Raises:
-      UserError: if fewer than three points are left.
+    Returns:
+      the fit; None of fewer than three points, as of a policy that has not moved.
     """
     kls_P, gains_P = np.asarray(kls_P, np.float64), np.asarray(gains_P, np.float64)
     d_P, y_P = np.sqrt(kls_P[kls_P > 0]), gains_P[kls_P > 0]
     if len(d_P) < 3:
-        raise UserError(f"a fit of two numbers needs three points or more, and has {len(d_P)}")
+        return None
     bend_P = d_P if kind == "best-of-n" else np.log(d_P)
     columns = np.stack([d_P, -d_P * bend_P], axis=1)
     (a, b), *_ = np.linalg.lstsq(columns, y_P, rcond=None)

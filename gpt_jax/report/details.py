@@ -33,7 +33,7 @@ def panels(differences: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
             title,
             "less the default",
             "",
-            [Curve(title, [one[metric] for one in differences.values()], rows, joined=False)],
+            [Curve("paired", [one[metric] for one in differences.values()], rows, joined=False)],
             names=list(differences),
         )
         for metric, title in TITLES.items()

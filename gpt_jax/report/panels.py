@@ -47,7 +47,7 @@ class Panel(NamedTuple):
       title, x, y: what is written there.
       curves: what is drawn.
       log: whether the x axis is logarithmic, which leaves out points at 0.
-      names: of the places 0, 1, ... of the y axis, where these are names.
+      names: of the places 0, 1, ... of the y axis, the same in all panels, written at the first.
     """
 
     title: str
@@ -76,14 +76,18 @@ def draw(path: str | Path, panels: Sequence[Panel], title: str) -> None:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4 * len(panels), height), layout="constrained", dpi=150)
         FigureCanvasAgg(figure)
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
             for curve in panel.curves:
                 if len(curve.x):
                     _draw_curve(axes, curve, *looks[curve.label])
             if panel.log:
                 axes.set_xscale("log")
+            else:
+                axes.locator_params(axis="x", nbins=5)
             if panel.names:
-                axes.set_yticks(range(len(panel.names)), panel.names)
+                blank = [""] * len(panel.names)
+                axes.set_yticks(range(len(panel.names)), blank if place else panel.names)
                 axes.set_ylim(len(panel.names) - 0.5, -0.5)
                 axes.axvline(0.0, color="black", linewidth=0.8)
             axes.set_xlabel(panel.x)

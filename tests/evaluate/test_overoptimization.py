@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from gpt_jax.errors import UserError
 from gpt_jax.evaluate.overoptimization import best_of_kl, fit
 
 
@@ -22,8 +21,7 @@ def test_without_a_bend_there_is_no_peak_and_noise_is_not_explained():
     kls_P = np.array([-0.1, 0.1, 0.5, 1.0, 2.0])
     assert fit("best-of-n", kls_P, kls_P).peak is None
     assert fit("rl", kls_P, [9.0, 1.0, -1.0, 1.0, -1.0]).r_squared < 0.9
-    with pytest.raises(UserError, match="three points or more, and has 2"):
-        fit("rl", [0.0, 1.0, 2.0], [0.0, 1.0, 1.0])
+    assert fit("rl", [0.0, 1.0, 2.0], [0.0, 1.0, 1.0]) is None
 
 
 def test_the_kl_of_best_of_n():
