@@ -31,6 +31,7 @@ from gpt_jax.evaluate.arms import Arm, path_of, run_arms
 from gpt_jax.evaluate.best_of import expected_best
 from gpt_jax.evaluate.overoptimization import Fit, best_of_kl, fit
 from gpt_jax.evaluate.yardstick import Measure, Yardstick, open_yardstick
+from gpt_jax.models.contract import param_shapes
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.report.frontier import Point, publish_frontier
@@ -38,7 +39,7 @@ from gpt_jax.seeds import interval, refuse_many
 from gpt_jax.train import command
 from gpt_jax.train.inputs import label_files
 from gpt_jax.train.launch import look_at
-from gpt_jax.train.origin import start_of
+from gpt_jax.train.origin import load_model_files, start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.stage import Stage
 
@@ -108,6 +109,7 @@ def main(config: Config) -> dict:
     config.data.check()
     refuse_many(config.run)
     compare_config(folder, "overoptimization", config)
+    check_sizes(config)
     first = dataclasses.replace(config.policy("all labels", f"{config.run}/reward"), seeds=1)
     look_at(policy_stage(first, mesh), config.seed, mesh)
     record_config(folder, "overoptimization", config)
@@ -144,6 +146,18 @@ def main(config: Config) -> dict:
     title = f"Gold and proxy score over the distance, {config.seeds} seeds"
     distributed.on_main(lambda: publish_frontier(folder, results, points, said, title))
     return results
+
+
+def check_sizes(config: Config) -> None:
+    """Raises a UserError if the model of a size is not there, or has another tokenizer."""
+    policy = load_model_files(f"{config.run}/sft", param_shapes)
+    for size in config.sizes:
+        there = f"{config.sizes_from}/{size}/sft"
+        if load_model_files(there, param_shapes).tokenizer != policy.tokenizer:
+            raise UserError(
+                f"{there} has another tokenizer than {config.run}/sft, so that no reward model "
+                "made from it can read the policy's tokens; leave the size out"
+            )
 
 
 def sentence(name: str, one: Fit | None) -> str:
