@@ -54,6 +54,8 @@ class Config(rlhf.Config):
     measure: Measure = Measure(answers=16)
     best_of: tuple[int, ...] = (1, 2, 4, 8, 16)
     """The n of best-of-n."""
+    taught: bool = True
+    """Spend the labels on the generator, too, which takes another finetuning of every size."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,7 +82,8 @@ def main(config: Config) -> dict:
     found = {}
     for size, one in configs.items():
         sizes.train(one, mesh)
-        sft.main(taught(one))
+        if config.taught:
+            sft.main(taught(one))
         found[size] = measure(config, one, mesh)
     return publish(config, found)
 
@@ -138,12 +141,12 @@ def measure(config: Config, one: rlhf.Config, mesh: Mesh) -> dict[str, Any]:
     likelihood_AN = np.array([[sum(c.logprobs) for c in group] for group in found.completions_AN])
     judges = {"reward model": rewards_AN, "likelihood": likelihood_AN}
     result = judging(found.verdicts_AN == "right", judges, config.best_of, clusters_N)
-    again = yardstick.ask(open_run(taught(one).run_dir, mesh=mesh).params)
-    right_N = (again.verdicts_AN == "right").mean(axis=0)
-    return result | {
-        "taught": mean_interval(right_N, clusters_N),
-        "parameters": parameter_count(yardstick.finetuned.config),
-    }
+    result |= {"taught": None, "parameters": parameter_count(yardstick.finetuned.config)}
+    if config.taught:
+        again = yardstick.ask(open_run(taught(one).run_dir, mesh=mesh).params)
+        right_N = (again.verdicts_AN == "right").mean(axis=0)
+        result["taught"] = mean_interval(right_N, clusters_N)
+    return result
 
 
 def publish(config: Config, found: dict[str, dict]) -> dict:

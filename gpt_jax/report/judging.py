@@ -75,6 +75,8 @@ def sentences(size: str, one: Mapping) -> list[str]:
         f"{_percent(generator)}: "
         + (f"{words} it, outside the intervals" if apart else "the intervals overlap")
     )
+    if one["taught"] is None:
+        return said
     values = {int(n): value for n, value in one["best_of"]["reward model"].items()}
     most, taught = max(values), one["taught"]
     best = values[most]
