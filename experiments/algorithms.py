@@ -12,6 +12,11 @@ scoring is not counted. Every method may spend the same (`--budget`), so that PP
 iterations than GRPO, and rejection sampling more.
 
 Best-of-n is not trained: it samples n answers whenever it is asked.
+
+Hardware and time: smoke, 1:49 of processor time on 2 CPU cores that much else was using. The tiny
+preset has not been measured; from what an iteration takes (docs/seeds.md) it is about 30 minutes of
+processor time.
+Expected: not known yet. Of best-of-n and PPO docs/results/frontier.md has five seeds.
 """
 
 import dataclasses

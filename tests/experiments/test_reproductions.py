@@ -17,7 +17,7 @@ from gpt_jax.report.judging import publish_judging
 from gpt_jax.report.sizes import publish_sizes
 from gpt_jax.seeds import interval
 from gpt_jax.train import command
-from gpt_jax.train.record import differences
+from gpt_jax.train.record import compare_config, differences, record_config
 
 JUDGES = ("reward model", "likelihood")
 MEASURED = ("gold", "reward", "right", "kl", "entropy", "length")
@@ -216,3 +216,11 @@ def test_sizes_after_each_stage_are_published(tmp_path):
     assert "8x1: SFT wins more than base (20% and 10%)" in said
     assert "8x1: from SFT on the loss on text changes by +0.200 with PPO and by +0.300" in said[4]
     assert (tmp_path / "figure.png").is_file()
+
+
+@pytest.mark.parametrize("module", [algorithms, ppo_details, overoptimization, judge_generator])
+def test_the_same_command_goes_on(module, tmp_path):
+    """Settings of several values are written as lists, and are the same settings."""
+    config = command.parse(["--preset=smoke"], module.presets, "")
+    record_config(tmp_path, "it", config)
+    assert not compare_config(tmp_path, "it", config)
