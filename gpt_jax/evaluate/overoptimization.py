@@ -54,7 +54,7 @@ def fit(kind: Kind, kls_P: ArrayLike, gains_P: ArrayLike) -> Fit | None:
     left, whole = np.sum((y_P - columns @ [a, b]) ** 2), np.sum((y_P - y_P.mean()) ** 2)
     peak = None
     if b > 0:
-        peak = a / (2 * b) if kind == "best-of-n" else math.exp(min(a / b - 1, 700.0))
+        peak = float(a / (2 * b)) if kind == "best-of-n" else math.exp(min(a / b - 1, 700.0))
     return Fit(float(a), float(b), float(1 - left / whole) if whole > 0 else math.nan, peak)
 
 
