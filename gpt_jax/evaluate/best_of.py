@@ -6,6 +6,7 @@ It needs no training, and moves log n - (n-1)/n nats from the model that answers
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -61,6 +62,32 @@ class BestOf(NamedTuple):
         scores = np.where(np.isfinite(scores), scores, -np.inf).reshape(-1, self.n)
         best = scores.argmax(axis=1) + self.n * np.arange(len(scores))
         return [drawn[i] for i in best.tolist()]
+
+
+def expected_best(values_AN: np.ndarray, rewards_AN: np.ndarray, n: int) -> np.ndarray:
+    """The value of best-of-n, the mean over all choices of n of A answers, float64 (N,).
+
+    With the values sorted by their rewards, the lowest first, and i counted from 1,
+
+        sum_i C(i - 1, n - 1) / C(A, n) v_i
+
+    which is the unbiased estimate of Nakano et al. 2021 (appendix I): the i-th is the best of those
+    choices whose others all come before it.
+
+    Args:
+      values_AN: what is averaged, of A answers to each of N prompts.
+      rewards_AN: what chooses.
+      n: from 1 to A.
+
+    Raises:
+      UserError: if there are fewer than n answers.
+    """
+    values_AN, count = np.asarray(values_AN, np.float64), len(values_AN)
+    if not 1 <= n <= count:
+        raise UserError(f"best-of-{n} of {count} answers is not known; draw more, or choose n less")
+    order_AN = np.argsort(rewards_AN, axis=0, kind="stable")
+    chosen_A = np.array([math.comb(i, n - 1) for i in range(count)], object) / math.comb(count, n)
+    return chosen_A.astype(np.float64) @ np.take_along_axis(values_AN, order_AN, axis=0)
 
 
 def reward_judge(reward: Reward, model: TextModel, max_new_tokens: int) -> Judge:

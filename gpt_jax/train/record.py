@@ -73,7 +73,8 @@ def _settings(name: str, config: Any) -> dict:
     settings = dataclasses.asdict(config)
     if settings["seeds"] == 1:  # as in folders that are older than this setting
         del settings["seeds"]
-    return {"stage": name} | {k: v for k, v in settings.items() if k not in WHERE}
+    settings = {"stage": name} | {k: v for k, v in settings.items() if k not in WHERE}
+    return json.loads(json.dumps(settings))  # as they will be read: a tuple is a list there
 
 
 def _read(path: Path) -> dict | None:

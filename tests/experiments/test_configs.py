@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 
 from experiments import (
+    algorithms,
     distill,
     dpo,
     grpo,
+    instructgpt,
+    judge_generator,
     kto,
     label,
     online_dpo,
+    overoptimization,
     ppo,
+    ppo_details,
     pretrain,
     reinforce,
     rejection,
@@ -146,7 +151,11 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
 
 @pytest.mark.parametrize(
     "experiment",
-    [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable, *ONLINE.values()],
+    [
+        *(pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable),
+        *(algorithms, ppo_details, judge_generator, overoptimization, instructgpt),
+        *ONLINE.values(),
+    ],
 )
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:
