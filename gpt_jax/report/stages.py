@@ -246,6 +246,7 @@ STAGES = {
     "dpo": StageView("Preference optimization", PREFERENCE, preference_verdict),
     "kto": StageView("KTO", KTO, kto_verdict),
     "distill": StageView("Distillation", DISTILLATION, distillation_verdict),
+    "ladder": StageView("Lessons in prompting", LANGUAGE_MODEL, language_model_verdict),
 }
 RECIPE = ("pretrain", "sft", "label", "reward", "ppo")  # the stages of a whole run
 
