@@ -1,4 +1,4 @@
-"""Ways of prompting, measured on one small model: accuracy with intervals, and what an answer costs.
+"""Ways of prompting, measured on one small model: accuracy with intervals, and tokens an answer.
 
     python -m experiments.prompting.ladder
     python -m experiments.prompting.ladder --seeds 2 --run-dir runs/ladder/two

@@ -93,9 +93,7 @@ def _tool(facts: Facts, rng: random.Random, held_out: bool) -> list[dict]:
 def _retrieved(facts: Facts, rng: random.Random, held_out: bool) -> list[dict]:
     one = problems.told(facts, rng, held_out)
     chunks, index = index_of(one.notes)
-    steps = answer_from(
-        one.question, chunks, index, count=len, room=PLENTY, k=RETRIEVED
-    )
+    steps = answer_from(one.question, chunks, index, count=len, room=PLENTY, k=RETRIEVED)
     return demonstrate(steps, lambda _: one.sentence)
 
 

@@ -69,8 +69,15 @@ class Rung(NamedTuple):
     complete: Complete | None = None
 
 
-def rungs(model: TextModel, world: World, seed: int, questions: int, chains: int) -> list[Rung]:
-    """All rungs, on questions of the held-out side.
+def rungs(
+    model: TextModel,
+    world: World,
+    seed: int,
+    questions: int,
+    chains: int,
+    held_out: bool = True,
+) -> list[Rung]:
+    """All rungs, on questions that no lesson asks.
 
     Args:
       model: that will answer; its tokenizer says what fits a prompt.
@@ -78,22 +85,25 @@ def rungs(model: TextModel, world: World, seed: int, questions: int, chains: int
       seed: of the questions, and of what is drawn.
       questions: of every kind.
       chains: of self-consistency.
+      held_out: False: questions from the lessons' side, on which settings may be chosen.
     """
     facts, tokenizer = world.facts, model.tokenizer
     rng = generator(facts.seed, f"ladder {seed}")
 
     def some(make: Callable) -> list:
-        return [make(facts, rng, True) for _ in range(questions)]
+        return [make(facts, rng, held_out) for _ in range(questions)]
 
     drawn, free = (dataclasses.replace(one, seed=seed) for one in (DRAWN, FREE))
     patterns, sums, large = map(
         some, (problems.pattern, problems.several_terms, problems.large_terms)
     )
-    outside = problems.unheard_of(facts, rng, questions)
+    outside = some(problems.told)
+    if held_out:
+        outside = problems.unheard_of(facts, rng, questions)
     noted = [(one, in_json(one, rng)) for one in some(problems.told)]
     shown = problems.several_terms(facts, rng, False)
     shots = [(shown.question, chain(shown))]
-    chunks, index = index_of(world.library())
+    library = index_of(world.library())
     room = model.config.context_length - SHORT.max_new_tokens
 
     def of_pattern(count: int) -> Callable[[Pattern], Steps]:
@@ -104,7 +114,7 @@ def rungs(model: TextModel, world: World, seed: int, questions: int, chains: int
 
     def retrieved(one: Told) -> Steps:
         return answer_from(
-            one.question, chunks, index,
+            one.question, *(index_of(one.notes) if one.notes else library),
             count=lambda text: len(tokenizer.encode(text)) + OVERHEAD,
             room=room, k=RETRIEVED, sampling=SHORT,
         )  # fmt: skip
@@ -116,7 +126,7 @@ def rungs(model: TextModel, world: World, seed: int, questions: int, chains: int
         return said is not None and last_number(said) == one.answer
 
     def true(one: Told, said: str) -> bool:
-        return world.is_correct(one.question, said)
+        return said.strip() == one.sentence
 
     def parses(one: tuple[Told, str], said: str) -> bool:
         return parsed(said) is not None

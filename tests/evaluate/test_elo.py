@@ -11,7 +11,7 @@ from gpt_jax.evaluate.elo import Game, ratings, read_votes, strengths
 
 
 def by_minorization(wins, steps=20_000):
-    """Zermelo's fixed point (1929) in plain float64 loops: p_i = wins_i / sum_j n_ij / (p_i + p_j)."""
+    """Zermelo's fixed point (1929) in float64: p_i = wins_i / sum_j n_ij / (p_i + p_j)."""
     n = len(wins)
     p = [1.0] * n
     for _ in range(steps):
