@@ -4,7 +4,8 @@
     python -m experiments.arena --votes comparisons.jsonl
 
 Every model meets every other one on every held-out prompt. The judge is the task's own score
-(microworld's gold), or those who voted on the web page (`python -m gpt_jax.serve --votes`). Ratings are Bradley-Terry's maximum likelihood, with 95% intervals over the prompts.
+(microworld's gold), or those who voted on the web page (`python -m gpt_jax.serve --votes`).
+Ratings are Bradley-Terry's maximum likelihood, with 95% intervals over the prompts.
 
 Hardware and time: three models of 1M parameters and 200 prompts, half a minute on 2 CPU cores.
 """
