@@ -30,10 +30,10 @@ SHORT = Sampling(max_new_tokens=24, temperature=0.0)
 ACT = Sampling(max_new_tokens=40, temperature=0.0)
 LONG = Sampling(max_new_tokens=72, temperature=0.0)
 DRAWN = dataclasses.replace(LONG, temperature=0.7)
-FREE = dataclasses.replace(SHORT, temperature=1.0)
+FREE = Sampling(max_new_tokens=48)  # the longest that fits the schema, were each token a byte
 SCHEMA = {
     "type": "object",
-    "properties": {"answer": {"type": "string"}},
+    "properties": {"answer": {"type": "string", "maxLength": 24}},
     "required": ["answer"],
     "additionalProperties": False,
 }
@@ -183,8 +183,10 @@ def parsed(said: str) -> str | None:
         found = json.loads(said)
     except ValueError:
         return None
-    fits = isinstance(found, dict) and list(found) == ["answer"]
-    return found["answer"] if fits and isinstance(found["answer"], str) else None
+    if not isinstance(found, dict) or list(found) != ["answer"]:
+        return None
+    answer, most = found["answer"], SCHEMA["properties"]["answer"]["maxLength"]
+    return answer if isinstance(answer, str) and len(answer) <= most else None
 
 
 def climb(complete: Complete, rung: Rung) -> dict:

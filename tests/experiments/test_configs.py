@@ -14,6 +14,7 @@ import pytest
 from experiments import (
     distill,
     dpo,
+    finetune_task,
     grpo,
     kto,
     label,
@@ -29,6 +30,7 @@ from experiments import (
     sft,
     verifiable,
 )
+from experiments.prompting import ladder
 from gpt_jax.data.config import DataConfig
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
@@ -92,6 +94,7 @@ OFFLINE = [
     *((dpo, preset, []) for preset in dpo.presets),
     *((dpo, "tiny", [f"--dpo.loss={name}"]) for name in dpo.LOSSES),
     *((kto, preset, []) for preset in kto.presets),
+    *((finetune_task, preset, []) for preset in finetune_task.presets),
     *((distill, preset, []) for preset in distill.presets),
     *((distill, preset, ["--distill.on-policy"]) for preset in distill.presets),
 ]
@@ -139,9 +142,21 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
         stage.main(dataclasses.replace(config, **inputs))
 
 
+@pytest.mark.parametrize("preset", list(ladder.presets))
+def test_every_preset_of_the_ladder_traces(preset, without_training, tmp_path):
+    config = ladder.presets[preset]()
+    recipe = dataclasses.replace(config.ladder, lessons=1000)  # all of them take long to make
+    with pytest.raises(Lowered):
+        ladder.main(dataclasses.replace(config, ladder=recipe, run_dir=str(tmp_path / "run")))
+
+
 @pytest.mark.parametrize(
     "experiment",
-    [pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable, *ONLINE.values()],
+    [
+        *(pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable),
+        *(finetune_task, ladder),
+        *ONLINE.values(),
+    ],
 )
 def test_presets_parse_and_agree_with_their_names(experiment):
     for name in experiment.presets:

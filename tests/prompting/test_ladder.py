@@ -158,12 +158,12 @@ def test_constrained_answers_fit_the_schema(asked):
     pytest.importorskip("llguidance")
     rung = next(r for r in asked if r.task == rungs.PARSES and r.complete)
     found = rungs.climb(None, rung._replace(asked=rung.asked[:2]))
-    assert all(said.startswith('{"answer"') for said in found["samples"])
+    assert found["scores"] == [1.0, 1.0], found["samples"]
 
 
 @pytest.mark.parametrize(
     ("said", "answer"),
-    [('{"answer": "x"}', "x"), ('{"answer": 3}', None), ("x", None), ("[1]", None), ("{}", None)],
+    [('{"answer": "x"}', "x"), ('{"answer": "a name that is far too long"}', None), ('{"answer": 3}', None), ("x", None), ("[1]", None), ("{}", None)],
 )
 def test_what_is_json_that_fits(said, answer):
     assert rungs.parsed(said) == answer
