@@ -17,6 +17,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.evaluate.likelihood import loglikelihoods, rolling
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import TextModel
+from gpt_jax.text import chat
 
 NEW_TOKENS = 256  # of an answer, where a task does not say
 
@@ -95,12 +96,13 @@ def sampling_of(options: Mapping[str, Any], model: TextModel) -> Sampling:
 
 
 def _end_of(text: str, room: int, model: TextModel) -> str:
-    """As much of a text's end as the model reads beside one token that opens it."""
-    ids = model.tokenizer.encode(text)
-    while text and len(ids) >= room:
-        text = model.tokenizer.decode(ids[len(ids) - room + 1 :])
-        shorter = model.tokenizer.encode(text)
-        ids = shorter if len(shorter) < len(ids) else ids[1:]
+    """As much of a text's end as the model reads, with what opens a document."""
+    tokenizer = model.tokenizer
+    ids = tokenizer.encode(text)
+    kept = len(ids)
+    while kept and len(chat.render_opening(text, tokenizer)) > room:
+        kept = min(kept - 1, room)
+        text = tokenizer.decode(ids[len(ids) - kept :])
     return text
 
 

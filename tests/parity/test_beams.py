@@ -15,7 +15,7 @@ from gpt_jax.data.batches import pad_prompts  # noqa: E402
 from gpt_jax.generate.beams import beam_search  # noqa: E402
 from gpt_jax.models.weights import open_pretrained  # noqa: E402
 
-V, STOP, C = 40, 7, 12
+V, STOP, C = 40, 24, 12  # a token that this model says often
 IDS = np.random.default_rng(3).integers(8, V, (3, 9))
 
 
@@ -23,7 +23,13 @@ IDS = np.random.default_rng(3).integers(8, V, (3, 9))
 def pair(tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=V, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=7
+        vocab_size=V,
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=STOP,
     )
     model = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
@@ -31,7 +37,8 @@ def pair(tmp_path_factory):
             parameter.mul_(3.0)
     folder = tmp_path_factory.mktemp("gpt2")
     model.save_pretrained(folder)
-    return model, open_pretrained(folder)
+    pretrained = open_pretrained(folder)
+    return model, (pretrained.config, pretrained.load())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
@@ -69,4 +76,4 @@ def test_sequences_and_scores_are_theirs(pair, alpha, beams=4):
     np.testing.assert_allclose(ours.scores_BK, scores, atol=1e-4)
     ids = found.sequences.numpy()[:, IDS.shape[1] :].reshape(len(IDS), beams, -1)
     np.testing.assert_array_equal(ours.ids_BKC[:, :, : ids.shape[2]], ids)
-    assert (ours.lengths_BK < C).any(), "some of them must stop early, or nothing is shown"
+    assert len(np.unique(ours.lengths_BK)) > 1, "some must stop early, or nothing is shown"

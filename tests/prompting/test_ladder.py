@@ -163,7 +163,14 @@ def test_constrained_answers_fit_the_schema(asked):
 
 @pytest.mark.parametrize(
     ("said", "answer"),
-    [('{"answer": "x"}', "x"), ('{"answer": "a name that is far too long"}', None), ('{"answer": 3}', None), ("x", None), ("[1]", None), ("{}", None)],
+    [
+        ('{"answer": "x"}', "x"),
+        ('{"answer": "a name that is far too long"}', None),
+        ('{"answer": 3}', None),
+        ("x", None),
+        ("[1]", None),
+        ("{}", None),
+    ],
 )
 def test_what_is_json_that_fits(said, answer):
     assert rungs.parsed(said) == answer
