@@ -146,11 +146,11 @@ def measure(config: Config) -> list[dict]:
     model = open_run(folder, mesh=mesh)
     path, found = folder / "rungs.json", []
     if path.is_file():
-        found = files.read_json(path, "remove it and run again")
+        found = files.read_json(path, "remove it and run again")["rungs"]
     asked = rungs.rungs(model, make_world(), config.seed, config.questions, config.chains)
     for rung in asked[len(found) :]:
         found.append(rungs.climb(model.complete, rung))
-        text = json.dumps(found) + "\n"
+        text = json.dumps({"rungs": found}) + "\n"
         distributed.on_main(lambda text=text: files.write_text(path, text))
         right = sum(found[-1]["scores"]) / len(rung.asked)
         distributed.say(f"ladder: {rung.task}, {rung.name}: {100 * right:.1f}% right")
