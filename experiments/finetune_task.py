@@ -7,6 +7,8 @@
 
 Rows have `text`, or two texts under names that are known (`gpt_jax/data/classification.py`), and a
 `label`. The embedded task: a note of microworld and a statement, which the note says or does not.
+
+Hardware and time: smoke, under a minute on a CPU; tiny and colab have not been measured.
 """
 
 import dataclasses

@@ -60,10 +60,10 @@ def markdown(results: Mapping) -> str:
     """Command, table and orderings."""
     lines = "".join(f"- {sentence(one)}\n" for one in results["orderings"])
     asked, seeds = results["rungs"][0]["questions"], len(results["seeds"])
+    many = "one seed" if seeds == 1 else f"{seeds} seeds"
     return (
         f"`{results['command']}`\n\n"
-        f"{asked:,} held-out questions to each strategy, {'one seed' if seeds == 1 else f'{seeds} seeds'}; "
-        "tokens are those of one answer.\n\n"
+        f"{asked:,} held-out questions to each strategy, {many}; tokens are of one answer.\n\n"
         f"{to_markdown(strategies(results))}\nWhat was expected, and what came of it:\n\n{lines}"
     )
 
