@@ -60,6 +60,8 @@ setup(
         "beam": ["apache-beam>=2.60"],
         # Output that fits a JSON schema, a regular expression or a grammar.
         "constraints": ["llguidance>=1.0"],
+        # EleutherAI's benchmarks on our models.
+        "lm-eval": ["lm-eval>=0.4.9"],
         # A graph of vectors, for retrieval from many documents.
         "retrieval": ["faiss-cpu>=1.9"],
         # OpenAI's interface over HTTP, and the page.

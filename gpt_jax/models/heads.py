@@ -29,6 +29,8 @@ from gpt_jax.parallel.rules import Axes
 HEAD_AXES: Axes = {
     "head/kernel_D": (None,),
     "head/bias": (),
+    "head/kernel_DC": (None, None),
+    "head/bias_C": (None,),
     "head/likelihood": (),
     "head/readout": (),
 }
@@ -138,6 +140,25 @@ def scalar_head(head: Params, hidden_BTD: jax.Array) -> jax.Array:
         "BTD,D->BT", hidden_BTD.astype(jnp.float32), head["kernel_D"], precision="highest"
     )
     return values_BT + head["bias"]
+
+
+def init_class_head(key: jax.Array, config: Model, classes: int) -> Params:
+    """A linear map to a number for each class: N(0, 0.02), as GPT-1's."""
+    kernel_DC = 0.02 * jax.random.normal(key, (config.width, classes))
+    return {"kernel_DC": kernel_DC, "bias_C": jnp.zeros((classes,))}
+
+
+def class_logits(head: Params, hidden_BD: jax.Array) -> jax.Array:
+    """logits_BC float32."""
+    logits_BC = jnp.einsum(
+        "BD,DC->BC", hidden_BD.astype(jnp.float32), head["kernel_DC"], precision="highest"
+    )
+    return logits_BC + head["bias_C"]
+
+
+def last_hidden(hidden_BTD: jax.Array, tokens_BT: Tokens) -> jax.Array:
+    """hidden_BD at the last real token of every row."""
+    return jnp.take_along_axis(hidden_BTD, _last(tokens_BT)[:, None, None], axis=1)[:, 0]
 
 
 def init_scorer(

@@ -21,7 +21,7 @@ from gpt_jax.report.style import BLUE, GREEN, GREY, ORANGE, PINK, SLATE
 from gpt_jax.report.table import score_name
 from gpt_jax.seeds import WIDTH
 
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
+INK = "#010203"  # stands for the page's text colour until the SVG is written
 _WIDE, _SMALL = (4.9, 2.8), (3.7, 2.5)  # inches; two or three to a row on a desk, one on a phone
 _CYCLE = (BLUE, ORANGE, GREEN, PINK, SLATE, GREY)
 _POINTS = 300  # per line, at most
@@ -30,19 +30,19 @@ _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "svg.hashsalt": "gpt_jax",  # the same ids in every run
     "font.size": 9.5,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _INK,
+    "grid.color": INK,
     "grid.alpha": 0.12,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0.0,
     "ytick.major.size": 0.0,
     "legend.frameon": False,
@@ -53,17 +53,17 @@ _STYLE = {
 }
 
 
-def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+def styled(draw: Callable[..., str]) -> Callable[..., str]:
     """Draws in the report's style; matplotlib is imported by the first plot, not by a training."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs) -> str:
+    def with_style(*args, **kwargs) -> str:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return with_style
 
 
 def result_charts(results: Mapping) -> dict[str, str]:
@@ -87,7 +87,7 @@ def stage_charts(rows: Rows, charts: Sequence[Chart]) -> dict[str, str]:
     return {chart.title: curve(rows, chart, size) for chart in charts}
 
 
-@_styled
+@styled
 def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     """A chart against the step: the measured line pale, its running mean on top.
 
@@ -97,7 +97,7 @@ def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
         rows: as `read_metrics` gives them; a row may lack a metric, and NaN is left out.
         size: width and height in inches, which set how large the letters look.
     """
-    figure, axes = _figure(size)
+    figure, axes = new_figure(size)
     drawn = 0
     for line in chart.lines:
         points = [
@@ -131,10 +131,10 @@ def curve(rows: Rows, chart: Chart, size: tuple[float, float] = _WIDE) -> str:
     axes.xaxis.get_major_locator().set_params(integer=True)
     if drawn > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0, 1, 0.1), ncols=drawn, borderpad=0)
-    return _svg(figure, f"{chart.title} against the step")
+    return to_svg(figure, f"{chart.title} against the step")
 
 
-@_styled
+@styled
 def against_setting(
     lines: Mapping[str, Sequence[tuple[Any, Sequence[float | None]]]], setting: str, metric: str
 ) -> str:
@@ -145,7 +145,7 @@ def against_setting(
         setting: of numbers over a factor of ten the axis is logarithmic; others are names in a row.
         metric: its name.
     """
-    figure, axes = _figure(_SMALL)
+    figure, axes = new_figure(_SMALL)
     values = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
     if numbers and min(values) > 0 and max(values) >= 10 * min(values):
@@ -164,10 +164,10 @@ def against_setting(
     axes.set_xlabel(setting)
     axes.set_ylabel(metric)
     axes.legend(fontsize=8) if any(lines) else None
-    return _svg(figure, f"{metric} against {setting}")
+    return to_svg(figure, f"{metric} against {setting}")
 
 
-@_styled
+@styled
 def model_scores(models: Sequence[Mapping], score: str) -> str:
     """Every model's mean with its 95% interval.
 
@@ -176,7 +176,7 @@ def model_scores(models: Sequence[Mapping], score: str) -> str:
         score: "gold" or "reward".
     """
     models = [model for model in models if model.get(score)]
-    figure, axes = _figure((_WIDE[0], 0.75 + 0.42 * len(models)))
+    figure, axes = new_figure((_WIDE[0], 0.75 + 0.42 * len(models)))
     for place, model in enumerate(models):
         value = model[score][0]
         color = model_color(model["name"])
@@ -194,10 +194,10 @@ def model_scores(models: Sequence[Mapping], score: str) -> str:
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{score} score, mean and 95% interval")
-    return _svg(figure, f"{score} score of every model with its 95% interval")
+    return to_svg(figure, f"{score} score of every model with its 95% interval")
 
 
-@_styled
+@styled
 def reward_model_accuracy(reward_model: Mapping) -> str:
     """Held-out accuracy of the reward model with its 95% interval, beside what is easy to get."""
     accuracy = reward_model["accuracy"][0]
@@ -207,17 +207,17 @@ def reward_model_accuracy(reward_model: Mapping) -> str:
         if value is not None:
             bars.append((name, value, SLATE))
     names, values, colors = zip(*bars, strict=True)
-    figure, axes = _figure((_WIDE[0], 0.85 + 0.38 * len(bars)))
+    figure, axes = new_figure((_WIDE[0], 0.85 + 0.38 * len(bars)))
     axes.barh(names, values, height=0.6, color=colors)
     axes.errorbar(
-        accuracy, 0, xerr=_ends(reward_model["accuracy"]), color=_INK, capsize=3, elinewidth=1
+        accuracy, 0, xerr=_ends(reward_model["accuracy"]), color=INK, capsize=3, elinewidth=1
     )
     for place, value in enumerate(values):
         axes.annotate(
             f"{value:.3f}", (0, place), (6, 0), textcoords="offset points", va="center",
             color="white", weight="bold",
         )  # fmt: skip
-    axes.axvline(0.5, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
+    axes.axvline(0.5, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
     axes.annotate(
         "coin toss", (0.5, -0.55), (3, 0), textcoords="offset points", fontsize=8, alpha=0.8
     )
@@ -226,7 +226,7 @@ def reward_model_accuracy(reward_model: Mapping) -> str:
     axes.set_ylim(len(bars) - 0.5, -0.8)
     axes.grid(False, axis="y")
     axes.set_xlabel("held-out pairs ranked right (fraction)")
-    return _svg(figure, "Accuracy of the reward model beside its baselines")
+    return to_svg(figure, "Accuracy of the reward model beside its baselines")
 
 
 def gallery(charts: Mapping[str, str]) -> str:
@@ -269,7 +269,7 @@ def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _figure(size: tuple[float, float]):
+def new_figure(size: tuple[float, float]):
     """An empty figure and its axes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -280,7 +280,7 @@ def _figure(size: tuple[float, float]):
     return figure, figure.subplots()
 
 
-def _svg(figure, title: str) -> str:
+def to_svg(figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
@@ -291,7 +291,7 @@ def _svg(figure, title: str) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
     svg = re.sub(_COORDINATE, lambda number: f"{float(number.group()):.2f}", svg)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     width = float(re.search(r'<svg[^>]* width="([0-9.]+)pt"', svg).group(1))
     svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
     label = html.escape(title)

@@ -163,6 +163,35 @@ DISTILLATION = (
 )
 
 
+CLASSES = (
+    Chart(
+        "Accuracy",
+        "texts classified right (fraction)",
+        (
+            Line("accuracy", "train", BLUE),
+            Line("eval/accuracy", "held out", ORANGE, dots=True),
+        ),
+    ),
+    Chart(
+        "Loss",
+        "loss (nats per text)",
+        (Line("loss", "train", BLUE), Line("eval/loss", "held out", ORANGE, dots=True)),
+    ),
+    Chart(
+        "Language modelling beside",
+        "loss (nats per token)",
+        (Line("language_loss", "train", BLUE),),
+    ),
+)
+
+
+def classes_verdict(rows: Rows) -> str:
+    """How many texts are classified right, held out if it was measured."""
+    where, name = _held_out(rows, "accuracy")
+    right = _said(rows, name, ".1f", scale=100)
+    return f"{right}% of the {where} texts classified right {_after(rows)}."
+
+
 def language_model_verdict(rows: Rows) -> str:
     """The loss that a language model came to, held out if it was measured."""
     where, name = _held_out(rows, "loss")
@@ -246,6 +275,8 @@ STAGES = {
     "dpo": StageView("Preference optimization", PREFERENCE, preference_verdict),
     "kto": StageView("KTO", KTO, kto_verdict),
     "distill": StageView("Distillation", DISTILLATION, distillation_verdict),
+    "finetune_task": StageView("Finetuning on a task", CLASSES, classes_verdict),
+    "ladder": StageView("Lessons in prompting", LANGUAGE_MODEL, language_model_verdict),
 }
 RECIPE = ("pretrain", "sft", "label", "reward", "ppo")  # the stages of a whole run
 

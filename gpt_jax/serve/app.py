@@ -167,7 +167,7 @@ async def _votes(request: Request) -> Response:
     if service.vote is None:
         raise Refused(404, "this server keeps no votes; start it with --votes FILE")
     read = bodies.Reader(await _body(request))
-    read.only("messages", "answers", "better")
+    read.only("messages", "answers", "better", "models")
     messages = bodies.messages_of(bodies.Reader({"messages": read.get("messages", list)}))
     answers = read.get("answers", list, [])
     better = read.get("better", int, -1)
@@ -176,5 +176,9 @@ async def _votes(request: Request) -> Response:
     if better not in (0, 1):
         raise UserError("better must be 0 or 1")
     row = {"prompt": messages, "chosen": answers[better], "rejected": answers[1 - better]}
+    if models := read.get("models", list, []):
+        if len(models) != 2 or not all(isinstance(one, str) and one for one in models):
+            raise UserError("models must be the two names, in the order of the answers")
+        row |= {"chosen_model": models[better], "rejected_model": models[1 - better]}
     await asyncio.to_thread(service.vote, row)
     return JSONResponse({"kept": True})

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from gpt_jax import files
-from gpt_jax.data import local_files
+from gpt_jax.data import local_files, sources
 from gpt_jax.errors import UserError
 from gpt_jax.parallel import distributed
 from gpt_jax.train.command import Common
@@ -24,6 +24,8 @@ def label_files(folder: str | Path) -> tuple[Path, Path]:
 def inputs_of(config: Common) -> dict[str, str]:
     """{what: fingerprint} of the data and of the earlier stages that a run is made from."""
     found = {f"data.{name}": number for name, number in config.data.fingerprints().items()}
+    named = getattr(config, "sources", dict)()  # rows that are no part of `data`
+    found |= {name: sources.source_fingerprint(spec) for name, spec in named.items()}
     folders = {field: getattr(config, field, None) for field in FOLDERS}
     for field, where in (folders | getattr(config, "reward_models", dict)()).items():
         if where is not None and (is_foreign(where) or (Path(where) / "checkpoints").is_dir()):

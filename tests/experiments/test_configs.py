@@ -16,6 +16,7 @@ from experiments import (
     algorithms,
     distill,
     dpo,
+    finetune_task,
     grpo,
     instructgpt,
     judge_generator,
@@ -35,6 +36,7 @@ from experiments import (
     sft,
     verifiable,
 )
+from experiments.prompting import ladder
 from gpt_jax.data.config import DataConfig
 from gpt_jax.rl import scoring
 from gpt_jax.text.tokenizer import Tokenizer
@@ -116,6 +118,7 @@ OFFLINE = [
     *((dpo, preset, []) for preset in dpo.presets),
     *((dpo, "tiny", [f"--dpo.loss={name}"]) for name in dpo.LOSSES),
     *((kto, preset, []) for preset in kto.presets),
+    *((finetune_task, preset, []) for preset in finetune_task.presets),
     *((distill, preset, []) for preset in distill.presets),
     *((distill, preset, ["--distill.on-policy"]) for preset in distill.presets),
 ]
@@ -149,11 +152,20 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
         stage.main(dataclasses.replace(config, **inputs))
 
 
+@pytest.mark.parametrize("preset", list(ladder.presets))
+def test_every_preset_of_the_ladder_traces(preset, without_training, tmp_path):
+    config = ladder.presets[preset]()
+    recipe = dataclasses.replace(config.ladder, lessons=1000)  # all of them take long to make
+    with pytest.raises(Lowered):
+        ladder.main(dataclasses.replace(config, ladder=recipe, run_dir=str(tmp_path / "run")))
+
+
 @pytest.mark.parametrize(
     "experiment",
     [
         *(pretrain, sft, label, reward, ppo, rlhf, dpo, kto, distill, verifiable),
         *(algorithms, ppo_details, judge_generator, overoptimization, instructgpt),
+        *(finetune_task, ladder),
         *ONLINE.values(),
     ],
 )

@@ -201,6 +201,11 @@ BROKEN = [
     ("/v1/completions", {"prompt": "hello " * 1000, "max_tokens": 2}, 400),
     ("/v1/embeddings", {"input": ""}, 400),
     ("/v1/votes", {"messages": HELLO, "answers": ["a"], "better": 0}, 400),
+    (
+        "/v1/votes",
+        {"messages": HELLO, "answers": ["a", "b"], "better": 0, "models": ["x"]},
+        400,
+    ),
     ("/v1/nothing", {}, 404),
 ]
 
@@ -228,7 +233,10 @@ def test_votes_are_comparisons(server, votes):
     body = {"messages": HELLO, "answers": ["bad", "good"], "better": 1}
     headers = {"Authorization": f"Bearer {KEY}"}
     assert httpx.post(f"{server[0]}/v1/votes", json=body, headers=headers).status_code == 200
-    assert votes == [{"prompt": HELLO, "chosen": "good", "rejected": "bad"}]
+    row = {"prompt": HELLO, "chosen": "good", "rejected": "bad"}
+    named = body | {"models": ["ppo", "sft"]}
+    assert httpx.post(f"{server[0]}/v1/votes", json=named, headers=headers).status_code == 200
+    assert votes == [row, row | {"chosen_model": "sft", "rejected_model": "ppo"}]
 
 
 def test_metrics_count(server):

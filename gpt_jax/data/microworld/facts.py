@@ -57,7 +57,7 @@ class Facts:
                 "A microworld needs at least 3 people and 2 places; choose a larger WorldSize."
             )
         rng = generator(seed, "names")
-        names = _person_names()
+        names = person_names()
         rng.shuffle(names)
         wanted = size.people + size.strangers + size.library
         if wanted > len(names):
@@ -134,7 +134,8 @@ def _fraction(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def _person_names() -> list[str]:
+def person_names() -> list[str]:
+    """All names that a person of any world may have."""
     return [a + b + c + d for a in "BDFJKLMNPRTV" for b in "aeiou" for c in "dlmnrv" for d in "aio"]
 
 
