@@ -2,7 +2,7 @@
 
     python -m experiments.sentiment
     python -m experiments.sentiment --ppo.kl-target 2 --run-dir runs/sentiment/close
-    python -m experiments.sentiment --reward "gpt_jax.tasks.sentiment:compound + 0.2*rule:repetition"
+    python -m experiments.sentiment --reward "task:sentiment + 0.2*rule:repetition"
     python -m experiments.sentiment --init-from hf:ORG/NAME ...
 
 The policy writes 24 tokens after an opening, as after any text, in no chat; the reward is VADER's
@@ -28,6 +28,7 @@ from gpt_jax import files
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import pad_prompt_records
+from gpt_jax.errors import UserError
 from gpt_jax.evaluate import answers
 from gpt_jax.evaluate.statistics import mean_interval, paired_difference
 from gpt_jax.evaluate.task import Performance, evaluate_task
@@ -39,11 +40,12 @@ from gpt_jax.models.lora import LoraConfig
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
 from gpt_jax.ranges import Positive, check_ranges
+from gpt_jax.rl.stage import RENDER
 from gpt_jax.tasks import sentiment
 from gpt_jax.tasks.sentiment import SENTIMENT
-from gpt_jax.text import chat
 from gpt_jax.train import command
 from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.origin import start_of
 from gpt_jax.train.record import compare_config, record_config
 from gpt_jax.train.seeds_run import in_turn
 from gpt_jax.train.served import open_run
@@ -82,17 +84,50 @@ def main(config: Config) -> dict:
     if config.seeds > 1:
         return in_turn("sentiment", config, main)[0]
     folder, mesh = Path(config.run_dir), make_mesh(config.mesh)
-    sentiment.analyzer()
+    check(config)
     compare_config(folder, "sentiment", config)
     stage = stage_config(config, write_openings(folder / "data"))
     ppo.main(stage)
-    record_config(folder, "sentiment", config)
+    record_config(folder, "sentiment", config)  # only now: what cannot work is not held to it
     with jax.set_mesh(mesh):
         results = measure(config, stage, mesh)
     text = json.dumps(results, indent=2) + "\n"
     distributed.on_main(lambda: files.write_text(folder / "results.json", text))
     print(verdict(results))
     return results
+
+
+def check(config: Config) -> None:
+    """Looks at what is needed after PPO, which looks at the rest.
+
+    Raises:
+      UserError: if the rating cannot be had, a held-out opening does not fit, or data are given.
+    """
+    sentiment.analyzer()
+    if config.data != DataConfig():
+        raise UserError(
+            "experiments.sentiment goes on with openings of its own; leave --data out, or give "
+            "yours to experiments.ppo --layout document"
+        )
+    model, tokenizer = start_of(config)
+    room, render = model.context_length - config.ppo.max_new_tokens, RENDER[config.layout]
+    longest = max(len(render(row["prompt"], tokenizer)) for row in held_out(config))
+    if longest > room:
+        raise UserError(
+            f"a held-out opening has {longest} tokens, and --ppo.max-new-tokens "
+            f"{config.ppo.max_new_tokens} leaves room for {room} of the context of "
+            f"{model.context_length}; give a larger --context"
+        )
+
+
+def held_out(config: Config) -> list[dict]:
+    """The openings that are measured on."""
+    return evenly(SENTIMENT.rows("test"), config.evaluate.openings)
+
+
+def evenly(rows: list, n: int) -> list:
+    """At most so many rows, from the first to the last."""
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, n).astype(int))]
 
 
 def write_openings(folder: Path) -> DataConfig:
@@ -125,8 +160,7 @@ def measure(config: Config, stage: ppo.Config, mesh: Mesh) -> dict:
         "after": open_run(stage.run_dir, mesh=mesh),
     }
     models = {name: model._replace(layout=config.layout) for name, model in models.items()}
-    everything = SENTIMENT.rows("test")
-    rows = everything[:: max(1, len(everything) // config.evaluate.openings)]
+    rows = held_out(config)
     sampling = Sampling(
         max_new_tokens=new,
         temperature=recipe.temperature,
@@ -162,7 +196,7 @@ def divergences(
     """log p - log p_before of the first continuation of every opening, (N,)."""
     before, learned = models["before"], models["after"]
     new = config.ppo.max_new_tokens
-    render = chat.render_beginning if config.layout == "document" else chat.render_prompt
+    render = RENDER[config.layout]
     room = learned.config.context_length - new
     prompts = pad_prompt_records(rows, learned.tokenizer, room, LeftOut(), render=render)
     rollout = answers.behind(prompts, after.completions_AN[0], learned.tokenizer, new)
@@ -180,7 +214,7 @@ def write_samples(folder: Path, rows: list[dict], found: dict[str, Performance])
         return f"{text} ({found[name].scores_AN[0, n]:.2f})"
 
     lines = ["| opening | before | after |", "| --- | --- | --- |"]
-    for n in range(0, len(rows), max(1, -(-len(rows) // SHOWN))):
+    for n in evenly(list(range(len(rows))), SHOWN):
         lines.append(f"| {opening(rows[n])} | {cell('before', n)} | {cell('after', n)} |")
     files.write_text(folder / "samples.md", "\n".join(lines) + "\n")
 
@@ -220,9 +254,7 @@ def recipe(steps: int, **sizes: int) -> ppo.PPO:
 def smoke() -> Config:
     return Config(
         preset="smoke",
-        ppo=dataclasses.replace(
-            recipe(4, episodes=8, epochs=1, minibatches=2), max_new_tokens=8
-        ),
+        ppo=dataclasses.replace(recipe(4, episodes=8, epochs=1, minibatches=2), max_new_tokens=8),
         evaluate=Evaluate(openings=8, answers=1),
     )
 

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct (Allal et al. 2025) through the recipe, from its weights to PPO:
 
     python -m experiments.rlhf --preset smollm2
-    python -m experiments.rlhf --preset smollm2 --data.demonstrations FILE --data.comparisons FILE \\
-        --data.test-comparisons FILE
+    python -m experiments.rlhf --preset smollm2 --data.demonstrations FILE \\
+        --data.comparisons FILE --data.test-comparisons FILE
 
 This file holds the settings; `experiments.rlhf` runs the stages, as it does for every other start.
 Nothing is pretrained and no tokenizer trained: finetuning on Alpaca, a reward model of hh-rlhf's
