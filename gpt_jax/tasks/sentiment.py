@@ -54,7 +54,7 @@ FRAMES = {
         "Compared with the first part, {} is",
         "I watched {} on a long flight, and it",
         "The camera in {} moves",
-        "All of {} in one sentence:",
+        "In one word, {} is",
         "I would describe the plot of {} as",
     ),
     "test": (

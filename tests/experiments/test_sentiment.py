@@ -68,22 +68,34 @@ def test_it_begins_at_the_model_itself(run):
     }
 
 
-def test_a_stopped_run_goes_on_bitwise_and_a_finished_one_only_measures(run, base, tmp_path):
-    """Break it: draw the openings anew."""
-    folder, again = run[0], tmp_path / "sentiment"
-    shutil.copytree(folder, again)
-    shutil.rmtree(checkpoint.newest_checkpoint(again / "ppo"))  # back to step 2 of 4
-    (again / "ppo" / "finished").unlink()
-    for name in ("results.json", "samples.md"):
-        (again / name).unlink()
-    options = config_of(base, again, "--ppo.train.checkpoint-every=2")
-    results = sentiment.main(options)
-    ours, theirs = (checkpoint.load_params(f / "ppo") for f in (again, folder))
-    chex.assert_trees_all_equal(ours, theirs)
-    same = ("before", "after", "kl")
-    assert {n: results[n] for n in same} == {n: run[1][n] for n in same}
+def test_a_stopped_run_goes_on_bitwise_and_a_finished_one_only_measures(run, base):
+    """Invariant 6. Break it: draw the openings anew."""
+    folder, results = run
+    before = checkpoint.load_params(folder / "ppo")
+    shutil.rmtree(checkpoint.newest_checkpoint(folder / "ppo"))  # back to step 2 of 4
+    (folder / "ppo" / "finished").unlink()
+    (folder / "results.json").unlink()
+    again = sentiment.main(config_of(base, folder, "--ppo.train.checkpoint-every=2"))
+    chex.assert_trees_all_equal(checkpoint.load_params(folder / "ppo"), before)
+    same = ("before", "after", "kl", "kl_while_learning")
+    assert {name: again[name] for name in same} == {name: results[name] for name in same}
     with pytest.raises(UserError, match="seed was 0 and is now 5"):
-        sentiment.main(config_of(base, again, "--seed=5"))
+        sentiment.main(config_of(base, folder, "--seed=5"))
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--data.prompts=mine.jsonl", "openings of its own; .* experiments.ppo --layout document"),
+        ("--ppo.max-new-tokens=90", "leaves room for 6 of the context of 96; give a larger"),
+        ("--reward=gpt_jax.tasks.sentiment:nothing", "cannot be imported"),
+    ],
+)
+def test_what_cannot_work_ends_before_the_first_step(base, tmp_path, option, sentence):
+    """Invariant 13."""
+    with pytest.raises(UserError, match=sentence):
+        sentiment.main(config_of(base, tmp_path / "x", option))
+    assert not (tmp_path / "x" / "ppo").exists()
 
 
 def prepared(config):
@@ -117,6 +129,7 @@ def test_a_prompt_of_several_turns_is_no_beginning(base, tmp_path):
         prepared(sentiment.stage_config(config, data))
 
 
+@pytest.mark.slow
 def test_many_seeds_run_in_turn(base, tmp_path):
     config = config_of(base, tmp_path / "x", "--seeds=2", "--ppo.train.steps=1")
     results = sentiment.main(config)
