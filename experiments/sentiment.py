@@ -244,7 +244,7 @@ def recipe(steps: int, **sizes: int) -> ppo.PPO:
         kl_target=5.0,
         kl_horizon=500.0,
         optimizer=OptimizerConfig(
-            learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
+            learning_rate=5e-4, schedule="linear", weight_decay=0.0, eps=1e-5
         ),
         train=LoopConfig(steps=steps, log_every=1, checkpoint_every=5),
         **sizes,
@@ -260,7 +260,7 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    return Config(preset="tiny", ppo=recipe(24, episodes=64, epochs=2, minibatches=2))
+    return Config(preset="tiny", ppo=recipe(24, episodes=32, epochs=2, minibatches=2))
 
 
 def colab() -> Config:
