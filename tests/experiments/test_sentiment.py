@@ -135,3 +135,17 @@ def test_many_seeds_run_in_turn(base, tmp_path):
     results = sentiment.main(config)
     assert results["openings"] == 8
     assert len(list((tmp_path / "x").rglob("results.json"))) == 2
+
+
+def test_a_model_that_knows_no_chat_can_be_asked(tmp_path):
+    """Break it: let `--layout document` render turns."""
+    base = export(tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    del settings["chat_template"]
+    path.write_text(json.dumps(settings))
+    data, folder = sentiment.write_openings(tmp_path / "data"), tmp_path / "x"
+    made, tokenizer = prepared(sentiment.stage_config(config_of(base, folder), data))
+    assert tokenizer.template is None and made.batch_at(0).prompts.rows_B.shape == (8,)
+    with pytest.raises(UserError, match="no chat template"):
+        prepared(sentiment.stage_config(config_of(base, folder, "--layout=chat"), data))
