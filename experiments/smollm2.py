@@ -83,7 +83,7 @@ def recipe() -> dict[str, Any]:
         "reward": reward.Reward(
             optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.0),
             train=TrainConfig(
-                steps=90, batch_size=16, evaluate_every=90, checkpoint_every=10, log_every=5
+                steps=80, batch_size=16, evaluate_every=80, checkpoint_every=10, log_every=5
             ),
             longest=160,
             calibration_rows=128,
@@ -96,10 +96,10 @@ def recipe() -> dict[str, Any]:
             kl_controller="adaptive",
             kl_coef=0.1,
             kl_target=5.0,
-            kl_horizon=480.0,  # a tenth of this is an iteration: the price moves by 2% in each
+            kl_horizon=480.0,  # ten iterations: the price moves by at most 2% in each
             optimizer=OptimizerConfig(
-                learning_rate=2e-4, schedule="linear", weight_decay=0.0, eps=1e-5
+                learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=LoopConfig(steps=25, log_every=1, checkpoint_every=5),
+            train=LoopConfig(steps=20, log_every=1, checkpoint_every=5),
         ),
     }
