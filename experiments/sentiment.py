@@ -260,7 +260,7 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    return Config(preset="tiny", ppo=recipe(24, episodes=32, epochs=2, minibatches=2))
+    return Config(preset="tiny", ppo=recipe(40, episodes=32, epochs=2, minibatches=2))
 
 
 def colab() -> Config:
