@@ -232,29 +232,32 @@ def verdict(results: dict) -> str:
     )
 
 
-def recipe(steps: int, **sizes: int) -> ppo.PPO:
-    """What all presets share. A run has some thousand episodes, so that the controller's horizon is
-    a few iterations: the price moves by 4% in each, where InstructGPT's would move by 0.06%."""
+def recipe(steps: int, episodes: int, epochs: int, minibatches: int) -> ppo.PPO:
+    """What all presets share. A run has a thousand episodes or some, and the controller's horizon
+    is five iterations, so that the price can move by 4% in each."""
     return ppo.PPO(
+        episodes=episodes,
+        epochs=epochs,
+        minibatches=minibatches,
         max_new_tokens=24,
         missing_stop_score=None,  # a continuation is as long as it is
         value_init="zero",
         kl_controller="adaptive",
         kl_coef=0.04,
         kl_target=5.0,
-        kl_horizon=160.0,
+        kl_horizon=5.0 * episodes,
         optimizer=OptimizerConfig(
             learning_rate=5e-4, schedule="linear", weight_decay=0.0, eps=1e-5
         ),
         train=LoopConfig(steps=steps, log_every=1, checkpoint_every=5),
-        **sizes,
     )
 
 
 def smoke() -> Config:
+    few = recipe(4, episodes=8, epochs=1, minibatches=2)
     return Config(
         preset="smoke",
-        ppo=dataclasses.replace(recipe(4, episodes=8, epochs=1, minibatches=2), max_new_tokens=8),
+        ppo=dataclasses.replace(few, max_new_tokens=8),
         evaluate=Evaluate(openings=8, answers=1),
     )
 
