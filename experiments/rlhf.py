@@ -118,10 +118,10 @@ class Config(command.Common):
 
 def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
-    if config.seeds > 1:
-        return run_seeds(config)
     if config.preset == smollm2.PRESET:
         smollm2.check(config.data)
+    if config.seeds > 1:
+        return run_seeds(config)
     config.data.check()
     folder = Path(config.run_dir)
     compare_config(folder, "rlhf", config)
