@@ -100,6 +100,6 @@ def recipe() -> dict[str, Any]:
             optimizer=OptimizerConfig(
                 learning_rate=3e-4, schedule="linear", weight_decay=0.0, eps=1e-5
             ),
-            train=LoopConfig(steps=20, log_every=1, checkpoint_every=5),
+            train=LoopConfig(steps=36, log_every=1, checkpoint_every=4),
         ),
     }
