@@ -11,8 +11,10 @@ compound rating of them, from -1 to 1 (`gpt_jax/tasks/sentiment.py`; `pip instal
 the weights. An adaptive price holds the KL near `kl_target`; what it must stay under is BOUND.
 Before and after are measured on held-out openings: `results.json`, and `samples.md` to read.
 
-Hardware and time (tiny): MINUTES on 2 CPU cores.
-Expected (tiny): EXPECTED
+Hardware and time (tiny): 42 s of processor time an iteration, which makes 15 to 20 minutes on 2
+quiet CPU cores; 4.9 GB of memory.
+Expected (tiny): the training rating rises from 0.2 to above 0.3 within four iterations, at 1 to 2
+nats; docs/smollm2.md has what was measured.
 """
 
 import dataclasses
