@@ -20,6 +20,7 @@ nats; docs/smollm2.md has what was measured.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ from gpt_jax.metrics import read_metrics
 from gpt_jax.models.lora import LoraConfig
 from gpt_jax.parallel import distributed
 from gpt_jax.parallel.mesh import make_mesh
-from gpt_jax.ranges import Positive, check_ranges
+from gpt_jax.ranges import Positive, Range, check_ranges
 from gpt_jax.rl.stage import RENDER
 from gpt_jax.tasks import sentiment
 from gpt_jax.tasks.sentiment import SENTIMENT
@@ -59,8 +60,8 @@ SHOWN = 10  # held-out openings in samples.md
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    openings: Positive = 80
-    """Held-out openings, so many from all frames."""
+    openings: Annotated[int, Range(2, 80)] = 80
+    """Held-out openings, evenly from all frames."""
     answers: Positive = 2
     """Continuations of each, before and after."""
 
