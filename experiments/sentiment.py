@@ -13,8 +13,8 @@ Before and after are measured on held-out openings: `results.json`, and `samples
 
 Hardware and time (tiny): 42 s of processor time an iteration, which makes 15 to 20 minutes on 2
 quiet CPU cores; 4.9 GB of memory.
-Expected (tiny): the training rating rises from 0.2 to above 0.3 within four iterations, at 1 to 2
-nats; docs/smollm2.md has what was measured.
+Expected (tiny): the training rating rises from 0.2 to 0.4 within five iterations, at 2 nats;
+docs/smollm2.md has what was measured.
 """
 
 import dataclasses
