@@ -56,6 +56,8 @@ setup(
         "data": ["datasets>=3", "pyarrow>=15", "zstandard>=0.22"],
         # JSON Schemas as verifiers.
         "rewards": ["jsonschema>=4.18"],
+        # The rating that experiments.sentiment learns from.
+        "sentiment": ["vaderSentiment>=3.3"],
         # Brings older versions of what others need: in an environment of its own.
         "beam": ["apache-beam>=2.60"],
         # Output that fits a JSON schema, a regular expression or a grammar.
@@ -86,6 +88,7 @@ setup(
             "starlette>=0.40",
             "tensorboardX>=2.6",
             "uvicorn>=0.30",
+            "vaderSentiment>=3.3",
             "zstandard>=0.22",
         ],
         # torch is pinned: a later one would bring gigabytes of CUDA to a CPU machine.

@@ -7,6 +7,7 @@
     python -m experiments.rlhf --rounds 2
     python -m experiments.rlhf --seeds 5
     python -m experiments.rlhf --init-from hf:HuggingFaceTB/SmolLM2-135M-Instruct --context 256 ...
+    python -m experiments.rlhf --preset smollm2    # settings and data: experiments/smollm2.py
 
 Each stage is an experiment of its own; this file only composes them, in one run folder. Running
 the same command again resumes where it stopped. At the end it prints a table (`results.json`),
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from experiments import label, ppo, pretrain, reward, sft
+from experiments import label, ppo, pretrain, reward, sft, smollm2
 from gpt_jax import files
 from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.subset import sample_rows
@@ -117,6 +118,8 @@ class Config(command.Common):
 
 def main(config: Config) -> dict:
     """Runs all stages and returns what `results.json` holds."""
+    if config.preset == smollm2.PRESET:
+        smollm2.check(config.data)
     if config.seeds > 1:
         return run_seeds(config)
     config.data.check()
@@ -371,10 +374,19 @@ def compose(name: str, evaluate: Evaluate) -> Config:
     )
 
 
+def from_smollm2() -> Config:
+    """From real weights, on real data."""
+    sizes = Evaluate(prompts=40, answers=2, samples=10)
+    return Config(
+        preset=smollm2.PRESET, run_dir="runs/rlhf/smollm2", evaluate=sizes, **smollm2.recipe()
+    )
+
+
 presets = {
     "smoke": lambda: compose("smoke", Evaluate(prompts=32, answers=2, samples=3)),
     "tiny": lambda: compose("tiny", Evaluate()),
     "colab": lambda: compose("colab", Evaluate(answers=8)),
+    smollm2.PRESET: from_smollm2,
 }
 
 if __name__ == "__main__":

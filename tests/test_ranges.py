@@ -24,6 +24,7 @@ from experiments import (
     reward,
     rlhf,
     rloo,
+    sentiment,
     sft,
     verifiable,
 )
@@ -37,7 +38,7 @@ EXPERIMENTS = {
     for module in (
         *(pretrain, sft, label, reward, ppo, rlhf, confidence_penalty),
         *(dpo, kto, distill),
-        *(grpo, rloo, reinforce, rejection, online_dpo, verifiable),
+        *(grpo, rloo, reinforce, rejection, online_dpo, verifiable, sentiment),
     )
 }
 # Integers and floats that programs trip over; None stands for what is no number at all.

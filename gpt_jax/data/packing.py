@@ -24,6 +24,7 @@ from gpt_jax.text.tokenizer import Tokenizer
 
 Ids = Sequence[int] | np.ndarray
 Example = tuple[Ids, Ids]  # token ids and loss mask, of one length
+Render = Callable[[list[dict], Tokenizer], list[int]]  # of the messages of a prompt
 
 
 def split_document(ids: Ids, length: int) -> list[Ids]:
@@ -240,6 +241,7 @@ def pad_prompt_records(
     longest: int,
     left_out: LeftOut,
     name: str = "prompts",
+    render: Render = chat.render_prompt,
 ) -> Prompts:
     """`{"prompt": messages}` records -> left-padded prompts that end with <|assistant|>.
 
@@ -250,12 +252,13 @@ def pad_prompt_records(
       left_out: counts what did not fit; a record that is left out has no row, and `rows_B` gives
         the numbers of the others.
       name: of the rows there.
+      render: lays out the messages, if in another way.
 
     Raises:
       UserError: if nothing fits.
     """
     count = functools.partial(left_out.add, name=name, total=len(rows), limit=longest)
-    fitted = [_fit_prompt(row["prompt"], tokenizer, longest, count) for row in rows]
+    fitted = [_fit_prompt(row["prompt"], tokenizer, longest, count, render) for row in rows]
     numbers = [n for n, ids in enumerate(fitted) if ids]
     _check_some(numbers, name, longest)
     kept = [fitted[n] for n in numbers]
@@ -264,14 +267,18 @@ def pad_prompt_records(
 
 
 def _fit_prompt(
-    messages: list[dict], tokenizer: Tokenizer, limit: int, count: Callable[[str], None]
+    messages: list[dict],
+    tokenizer: Tokenizer,
+    limit: int,
+    count: Callable[[str], None],
+    render: Render = chat.render_prompt,
 ) -> list[int] | None:
-    ids = chat.render_prompt(messages, tokenizer)
+    ids = render(messages, tokenizer)
     if len(ids) <= limit:
         return ids
-    kept = chat.shorten(messages, tokenizer, limit)
+    kept = chat.shorten(messages, tokenizer, limit, render)
     count(DROPPED if kept is None else SHORTENED)
-    return None if kept is None else chat.render_prompt(kept, tokenizer)
+    return None if kept is None else render(kept, tokenizer)
 
 
 def _check_some(rows: Sequence, name: str, limit: int) -> None:

@@ -66,6 +66,23 @@ def score(rollout: Rollout, reward: Reward, mesh: Mesh) -> np.ndarray:
     return _join(parts, len(rollout.stopped_B))
 
 
+def divergences(
+    model: ModelConfig,
+    params: dict,
+    reference: dict,
+    rollout: Rollout,
+    temperature: float,
+    mesh: Mesh,
+) -> tuple[np.ndarray, np.ndarray]:
+    """log p - log p_ref of every answer of the policy, whose mean estimates KL(policy || reference)
+    in nats (k1), and the sum of the policy's entropies over its tokens, float32 (N,) each."""
+    parts = [
+        _divergence(model, params, reference, batch, temperature)
+        for batch in _batches(rollout, mesh)
+    ]
+    return _join(parts, len(rollout.stopped_B))
+
+
 def divergence(
     model: ModelConfig,
     params: dict,
@@ -74,12 +91,8 @@ def divergence(
     temperature: float,
     mesh: Mesh,
 ) -> dict[str, float]:
-    """KL(policy || reference) in nats per answer (k1) and the policy's entropy per token."""
-    parts = [
-        _divergence(model, params, reference, batch, temperature)
-        for batch in _batches(rollout, mesh)
-    ]
-    kl_N, entropy_N = _join(parts, len(rollout.stopped_B))
+    """KL(policy || reference) in nats per answer and the policy's entropy per token."""
+    kl_N, entropy_N = divergences(model, params, reference, rollout, temperature, mesh)
     tokens = float(rollout.mask_BC.sum())
     return {"kl": float(kl_N.mean()), "entropy": float(entropy_N.sum()) / tokens}
 

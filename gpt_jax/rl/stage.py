@@ -16,6 +16,7 @@ from gpt_jax.data.packing import pad_prompt_records
 from gpt_jax.data.pipeline import make_batch_at, share
 from gpt_jax.data.rows import language_rows
 from gpt_jax.errors import UserError
+from gpt_jax.generate.text import Layout
 from gpt_jax.models.lora import has_adapters
 from gpt_jax.models.quantized import keep_as
 from gpt_jax.parallel import distributed, rules
@@ -27,6 +28,7 @@ from gpt_jax.rl.reward_spec import Term, of_model, parse
 from gpt_jax.rl.scoring import Scoring, of_adapters, spec_scoring, value_start
 from gpt_jax.rl.workers import SECONDS
 from gpt_jax.tasks.sandbox import PROTECTIONS
+from gpt_jax.text import chat
 from gpt_jax.train.checkpoint import ModelFiles
 from gpt_jax.train.optim import OptimizerConfig, rate_at
 from gpt_jax.train.origin import load_model_files
@@ -35,6 +37,7 @@ from gpt_jax.train.stage import Functions, LoopConfig, Parameters, Stage, resolv
 from gpt_jax.train.tuning import Start, Tuned
 
 REWARD_FROM = "runs/reward/default"
+RENDER = {"chat": chat.render_prompt, "document": chat.render_beginning}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,9 @@ class OnlineConfig(Tuned):
     """Let a reward model with another tokenizer than the policy's read the text, on the host."""
     rule_seconds: PositiveFloat = SECONDS
     """The most that a rule may take for a row, which then has no score and is left out."""
+    layout: Layout = "chat"
+    """How prompts are given: as a user's turns, or as the beginnings of documents to go on with, as
+    to a model that knows no chat (Ziegler et al. 2019)."""
     unconfined: bool = False
     """Run the code that verifier:tests tries out also where this machine cannot confine it."""
 
@@ -163,7 +169,8 @@ def online_stage(
         check_offload(mesh)
     scoring = of_adapters(scoring, config)
     left_out = LeftOut()
-    prompts = pad_prompt_records(config.data.read("prompts", "train"), tokenizer, room, left_out)
+    records, render = config.data.read("prompts", "train"), RENDER[config.layout]
+    prompts = pad_prompt_records(records, tokenizer, room, left_out, render=render)
     _say_unseen(prompts, recipe.max_new_tokens, scoring.longest)
     asked = recipe.episodes // group
     prompts_at = GroupedPrompts(make_batch_at(prompts, asked, config.seed, share(mesh)), group)

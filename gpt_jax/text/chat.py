@@ -141,6 +141,20 @@ def render_opening(text: str, tokenizer: Tokenizer) -> list[int]:
     return render_document(text, tokenizer)[:-1]
 
 
+def render_beginning(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """A prompt of one message as the beginning of a document, in which nobody speaks.
+
+    Raises:
+      UserError: if there are several.
+    """
+    if len(messages) != 1:
+        raise UserError(
+            f"a prompt of {len(messages)} messages is no beginning of a document; give prompts of "
+            "one text each, or leave --layout document out"
+        )
+    return render_opening(messages[0]["content"], tokenizer)
+
+
 def as_document(messages: Sequence[Message]) -> str:
     """The conversation as the beginning of a plain document, up to where the assistant speaks.
 
