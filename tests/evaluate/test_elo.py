@@ -64,12 +64,12 @@ def test_ties_are_half_a_win_for_each():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Of 3 models in 20 arenas, 95% intervals; break it: give the ends of a 50% interval."""
+    """Of 3 models in 100 arenas, 95% intervals; break it: give the ends of a 50% interval."""
     truth, held = (1100.0, 1000.0, 900.0), []
-    for seed in range(20):
-        found = {r.name: r.rating for r in ratings(drawn(truth, 60, seed), seed, draws=200)}
+    for seed in range(100):
+        found = {r.name: r.rating for r in ratings(drawn(truth, 60, seed), seed, draws=100)}
         held += [found[f"m{i}"][1] <= t <= found[f"m{i}"][2] for i, t in enumerate(truth)]
-    assert 0.88 <= np.mean(held) <= 1.0
+    assert 0.9 <= np.mean(held) <= 0.98
 
 
 def test_the_order_of_games_and_of_names_changes_nothing():

@@ -48,6 +48,7 @@ def config_of(here, run_dir, *options):
     return command.parse(options, finetune_task.presets, "")
 
 
+@pytest.mark.slow
 def test_it_stops_and_goes_on_to_the_same_end(here, tmp_path, monkeypatch):
     """Invariant 6; break it: draw the head anew where a folder is gone on with."""
     whole, broken = (config_of(here, tmp_path / end) for end in ("whole", "broken"))

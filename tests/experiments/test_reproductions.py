@@ -83,6 +83,7 @@ def test_every_method_spends_the_budget(tmp_path, finished):
     assert methods.spent("dpo", config.of("dpo", 0.5)) == 48 * 3
 
 
+@pytest.mark.slow
 def test_the_frontier_of_all_methods(tmp_path, finished, untrained, monkeypatch):
     words = [SimpleNamespace(weights_BKT=np.ones((2, 4, 3)))] * 99
     stage = SimpleNamespace(batch_at=words.__getitem__)

@@ -18,6 +18,8 @@ from gpt_jax.train import checkpoint, command
 from gpt_jax.train.origin import start_of
 from tests.experiments.test_origin import export
 
+pytestmark = pytest.mark.slow  # a whole run first
+
 
 @pytest.fixture(scope="module", autouse=True)
 def vader():
@@ -129,7 +131,6 @@ def test_a_prompt_of_several_turns_is_no_beginning(base, tmp_path):
         prepared(sentiment.stage_config(config, data))
 
 
-@pytest.mark.slow
 def test_many_seeds_run_in_turn(base, tmp_path):
     config = config_of(base, tmp_path / "x", "--seeds=2", "--ppo.train.steps=1")
     results = sentiment.main(config)

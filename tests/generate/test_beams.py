@@ -119,6 +119,7 @@ def test_one_beam_is_greedy():
     np.testing.assert_array_equal(found.stopped_BK[:, 0], greedy.stopped_B)
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_other_rows_change_anything():
     """Invariant 1."""
     together = run(4, 6, width=9)
