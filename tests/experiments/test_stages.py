@@ -275,6 +275,7 @@ def test_ppo_with_a_rule_instead_of_a_model(run, tmp_path):
     assert len(rows) == config.ppo.train.steps
 
 
+@pytest.mark.slow
 def test_the_readme_example_swaps_the_loss(run, tmp_path):
     folder, _ = run
     smoke = confidence_penalty.presets["smoke"]()

@@ -276,6 +276,7 @@ def test_a_reward_model_of_another_shape(folders, tmp_path):
     assert params["value"]["backbone"]["final_norm"]["scale"].shape == (24,)
 
 
+@pytest.mark.slow
 def test_a_reward_model_with_another_tokenizer(folders, tmp_path):
     """It is refused before anything is written, unless it may read the text."""
     with pytest.raises(UserError, match="another tokenizer than the policy.*--retokenize"):

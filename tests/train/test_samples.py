@@ -104,6 +104,7 @@ def test_every_due_step_has_every_opening_and_one_program_writes_them(tmp_path):
     assert [row["text"] for row in first] != [row["text"] for row in last]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_no_row_is_lost_or_doubled(tmp_path):
     """Invariant 6, to the byte. Break it: leave out what `fit` makes up for before its first step,
     or keep all rows in `add_openings`."""

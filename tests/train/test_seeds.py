@@ -100,6 +100,7 @@ def test_policies_of_many_seeds_are_those_of_each():
     assert_equal_and_apart(*both(start, step, inputs, frozen, steps=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_policies_with_prompts_and_references_of_their_own(how):
     """Two iterations of a run of many seeds: other prompts, other references, one reward.

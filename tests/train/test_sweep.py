@@ -108,6 +108,7 @@ def every_program_is_cached(tmp_path):
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_programs_and_goes_on(tmp_path, capsys, every_program_is_cached):
     """Learning rates are in the state: the second one compiles nothing. A point that fails leaves
     the others, a second call runs it alone.
