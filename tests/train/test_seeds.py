@@ -101,7 +101,7 @@ def test_policies_of_many_seeds_are_those_of_each():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["map", "vmap"])
 def test_policies_with_prompts_and_references_of_their_own(how):
     """Two iterations of a run of many seeds: other prompts, other references, one reward.
 
