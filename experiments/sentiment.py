@@ -246,7 +246,7 @@ def recipe(steps: int, episodes: int, epochs: int, minibatches: int) -> ppo.PPO:
         missing_stop_score=None,  # a continuation is as long as it is
         value_init="zero",
         kl_controller="adaptive",
-        kl_coef=0.04,
+        kl_coef=0.06,
         kl_target=5.0,
         kl_horizon=5.0 * episodes,
         optimizer=OptimizerConfig(
@@ -266,7 +266,7 @@ def smoke() -> Config:
 
 
 def tiny() -> Config:
-    return Config(preset="tiny", ppo=recipe(40, episodes=32, epochs=2, minibatches=2))
+    return Config(preset="tiny", ppo=recipe(16, episodes=32, epochs=2, minibatches=2))
 
 
 def colab() -> Config:
