@@ -87,6 +87,8 @@ class Config(command.Common):
     """What that model computes in."""
     template: str | None = None
     """The chat template that it is to learn, if it has none or another (`experiments.sft`)."""
+    group_by_length: bool = False
+    """The reward model learns from batches of comparisons of alike length."""
     lora: LoraConfig = LoraConfig()
     """With a rank, finetuning, reward model and PPO learn adapters on the base model's weights."""
     frozen_dtype: FrozenDtype = None
@@ -214,6 +216,7 @@ def stage_configs(config: Config) -> dict[str, command.Common]:
             **shared(f"reward{end}"),
             init_from=start,
             labels_from=labels,
+            group_by_length=config.group_by_length,
             reward=config.reward,
             **tuned,
         )

@@ -71,6 +71,7 @@ def recipe() -> dict[str, Any]:
         "init_from": weights(),
         "context": 160,
         "lora": LoraConfig(rank=16),
+        "group_by_length": True,
         "data": DATA,
         "pretrain": pretrain.presets["tiny"]().pretrain,  # this and the labels are not used
         "sft": GradientRecipe(

@@ -1,8 +1,9 @@
 """Batches of rows of alike length, each only as wide as its longest row needs.
 
 A row of 80 tokens in a batch that is 512 wide costs as much as one of 512. Here the rows are still
-visited in a random order, each once an epoch, but every `GROUP` batches in a row share out their
-rows by length, and each is cut to one of `WIDTHS` widths: so many programs at most.
+visited in a random order, each once an epoch, but every `GROUP` batches in a row (no more than an
+epoch has) share out their rows by length, and each is cut to one of `WIDTHS` widths: so many
+programs at most.
 """
 
 from __future__ import annotations
@@ -59,12 +60,15 @@ class ByLength:
 
     def numbers(self, step: int) -> np.ndarray:
         """Which rows make up the whole global batch."""
-        group, place = divmod(step, GROUP)
-        together = row_numbers(group, GROUP * self.batch_size, count(self.rows), self.seed)
+        rows = count(self.rows)
+        # Two epochs in one group would bring a row and itself together.
+        batches = min(GROUP, max(1, rows // self.batch_size))
+        group, place = divmod(step, batches)
+        together = row_numbers(group, batches * self.batch_size, rows, self.seed)
         by_length = together[np.argsort(self._lengths[together], kind="stable")]
         # The batches of a group come in a random order: no epoch goes from short to long.
-        order = np.random.default_rng([self.seed, group, GROUP]).permutation(GROUP)
-        return by_length.reshape(GROUP, self.batch_size)[order[place]]
+        order = np.random.default_rng([self.seed, group, batches]).permutation(batches)
+        return by_length.reshape(batches, self.batch_size)[order[place]]
 
     def width(self, step: int) -> int:
         """The width of a step's batch, the same for every process."""

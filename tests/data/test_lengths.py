@@ -36,6 +36,16 @@ def test_an_epoch_visits_every_row_once_in_another_order_each_time(rows):
     assert widths != sorted(widths)
 
 
+@pytest.mark.parametrize("count", [3, SIZE, 10, 5 * SIZE + 1])
+def test_few_rows_are_not_repeated_within_an_epoch(rows, count):
+    """Break it: groups of `GROUP` batches, whatever there is."""
+    few = jax.tree.map(lambda x: x[:count], rows)
+    batch_at = ByLength(few, SIZE, seed=3, share=(0, 1))
+    first = np.concatenate([batch_at.numbers(step) for step in range(max(1, count // SIZE))])
+    assert len(set(first)) == min(len(first), count)
+    assert set(np.concatenate([batch_at.numbers(step) for step in range(20)])) == set(range(count))
+
+
 def test_rows_of_a_batch_are_alike_and_nothing_of_them_is_cut(rows):
     """Break it: a width for the mean length, or unsorted rows."""
     grouped, plain = ByLength(rows, SIZE, 3, (0, 1)), make_batch_at(rows, SIZE, 3)
