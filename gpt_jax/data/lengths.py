@@ -16,7 +16,7 @@ import numpy as np
 from gpt_jax.data.batches import Comparisons, cut
 from gpt_jax.data.pipeline import count, row_numbers, take
 
-GROUP = 16  # batches that share out their rows
+GROUP = 16  # batches that share out their rows, where an epoch has so many
 WIDTHS = 8  # equal steps up to the full width, which is a multiple of 8
 
 
@@ -59,12 +59,14 @@ class ByLength:
 
     def numbers(self, step: int) -> np.ndarray:
         """Which rows make up the whole global batch."""
-        group, place = divmod(step, GROUP)
-        together = row_numbers(group, GROUP * self.batch_size, count(self.rows), self.seed)
+        # Never more than an epoch: the copies of a row, of one length, would be in one batch.
+        size = max(1, min(GROUP, count(self.rows) // self.batch_size))
+        group, place = divmod(step, size)
+        together = row_numbers(group, size * self.batch_size, count(self.rows), self.seed)
         by_length = together[np.argsort(self._lengths[together], kind="stable")]
         # The batches of a group come in a random order: no epoch goes from short to long.
-        order = np.random.default_rng([self.seed, group, GROUP]).permutation(GROUP)
-        return by_length.reshape(GROUP, self.batch_size)[order[place]]
+        order = np.random.default_rng([self.seed, group, GROUP]).permutation(size)
+        return by_length.reshape(size, self.batch_size)[order[place]]
 
     def width(self, step: int) -> int:
         """The width of a step's batch, the same for every process."""

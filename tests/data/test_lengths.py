@@ -36,6 +36,15 @@ def test_an_epoch_visits_every_row_once_in_another_order_each_time(rows):
     assert widths != sorted(widths)
 
 
+@pytest.mark.parametrize("number", [1, 20, 40])
+def test_few_rows_are_each_visited_once_an_epoch(number):
+    """Break it: groups of several epochs, whose batches are copies of one row."""
+    batch_at = ByLength(tiny.comparisons(np.random.default_rng(0), number, 2, 64), SIZE, 3, (0, 1))
+    visits = np.concatenate([batch_at.numbers(step) for step in range(5 * GROUP)])
+    for epoch in visits[: len(visits) // number * number].reshape(-1, number):
+        assert sorted(epoch) == list(range(number))
+
+
 def test_rows_of_a_batch_are_alike_and_nothing_of_them_is_cut(rows):
     """Break it: a width for the mean length, or unsorted rows."""
     grouped, plain = ByLength(rows, SIZE, 3, (0, 1)), make_batch_at(rows, SIZE, 3)
