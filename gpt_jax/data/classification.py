@@ -85,7 +85,7 @@ def _row(place: object, row: object) -> dict:
         named = ", ".join("+".join(c) for c in COLUMNS)
         raise UserError(f"{place}: there is no text; name its columns {named}")
     label, texts = row.get("label"), [row[column] for column in columns]
-    if not isinstance(label, str | int) or label == "" or label == -1:
+    if not isinstance(label, str | int) or label == "" or (isinstance(label, int) and label < 0):
         raise UserError(f"{place}: the label is {label!r}, but must be a word or a number from 0")
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{place}: a text is empty, or none; give one, or leave the row out")
@@ -96,9 +96,11 @@ def classes_of(rows: Sequence[dict]) -> list[str]:
     """The labels there are, in order.
 
     Raises:
-      UserError: if there is but one.
+      UserError: if there is but one, or none.
     """
     found = sorted({row["label"] for row in rows})
+    if not found:
+        raise UserError("there are no rows to train on; give a file with some")
     if len(found) < 2:
         raise UserError(f"all rows have the label {found}; there is nothing to tell apart")
     return found
@@ -123,8 +125,10 @@ def lay_out(
       name: of the rows there.
 
     Raises:
-      UserError: if a row has a label that is none of the classes.
+      UserError: if there is no row, or one has a label that is none of the classes.
     """
+    if not rows:
+        raise UserError(f"there are no {name}; give more, or others to test on by --test FILE")
     numbers = {label: number for number, label in enumerate(classes)}
     if strange := next((row["label"] for row in rows if row["label"] not in numbers), None):
         raise UserError(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpt_jax.data.local_files import json_lines
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.statistics import Interval
 
@@ -158,14 +159,9 @@ def read_votes(path: str | Path) -> list[Game]:
     path, games = Path(path), []
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give the one that --votes named")
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not text.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{where} is no JSON ({error}); remove the row") from error
+    for where, row in json_lines(path):
+        if isinstance(row, UserError):
+            raise UserError(f"{where}: {row}") from row
         row = row if isinstance(row, dict) else {}
         models = [row.get(f"{side}_model") for side in ("chosen", "rejected")]
         if not all(isinstance(model, str) and model for model in models):

@@ -112,3 +112,16 @@ def test_votes_of_the_page_are_games(tmp_path):
             read_votes(path)
     with pytest.raises(UserError, match="no such file"):
         read_votes(tmp_path / "nowhere")
+
+
+def test_a_vote_is_a_line_of_the_file_whatever_the_answers_say(tmp_path):
+    """Break it: `str.splitlines`, which ends a line at U+2028, too, or text that is no UTF-8."""
+    path = tmp_path / "votes"
+    vote = {"prompt": "a\u2028b\x85c", "chosen_model": "a", "rejected_model": "b"}
+    line = json.dumps(vote, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n\n{line}", encoding="utf-8")
+    assert [game.first for game in read_votes(path)] == ["a", "a"]
+    for broken in (b'{"prompt": "\xf3"}', b"[" * 100_000, b'{"a": 1, "a": 2}'):
+        path.write_bytes(line.encode() + b"\n" + broken)
+        with pytest.raises(UserError, match="votes:2"):
+            read_votes(path)

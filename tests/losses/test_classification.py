@@ -123,6 +123,7 @@ def test_what_is_cut_is_counted(tokenizer):
     [
         ({"text": "a"}, "label"),
         ({"text": "a", "label": -1}, "label"),
+        ({"text": "a", "label": -2}, "label"),
         ({"text": "a", "label": 0.5}, "label"),
         ({"text": "", "label": 0}, "empty"),
         ({"words": "a", "label": 0}, "no text"),
@@ -144,3 +145,11 @@ def test_rows_of_a_file_are_divided_and_classes_are_named(tmp_path):
     assert classification.classes_of(train) == ["0", "1"]
     with pytest.raises(UserError, match="nothing to tell apart"):
         classification.classes_of(train[:1])
+
+
+def test_no_rows_are_said_before_a_width_is_sought(tokenizer):
+    """Break it: the longest of no rows; a file of two rows has none that is held out."""
+    with pytest.raises(UserError, match="no held-out rows.*--test"):
+        classification.lay_out([], ["a", "b"], tokenizer, 32, LeftOut(), "held-out rows")
+    with pytest.raises(UserError, match="no rows to train on"):
+        classification.classes_of([])
