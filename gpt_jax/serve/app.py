@@ -95,7 +95,9 @@ async def _body(request: Request) -> Any:
         if len(found) > MOST_BYTES:
             raise Refused(413, f"the body is longer than {MOST_BYTES:,} bytes; send less")
     try:
-        return json.loads(found, parse_constant=_no_number)
+        body = json.loads(found, parse_constant=_no_number)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return body
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is no JSON ({error})") from error
 

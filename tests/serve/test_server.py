@@ -200,6 +200,8 @@ BROKEN = [
     ("/v1/completions", {"prompt": [[10**9]], "max_tokens": 2}, 400),
     ("/v1/completions", {"prompt": "hello " * 1000, "max_tokens": 2}, 400),
     ("/v1/embeddings", {"input": ""}, 400),
+    ("/v1/completions", {"prompt": "half a pair \ud800"}, 400),
+    ("/v1/votes", {"messages": HELLO, "answers": ["a", "\ud800"], "better": 0}, 400),
     ("/v1/votes", {"messages": HELLO, "answers": ["a"], "better": 0}, 400),
     (
         "/v1/votes",
