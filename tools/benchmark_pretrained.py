@@ -139,9 +139,15 @@ def theirs(config: Config, batch: Batch) -> Contestants:
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Prints the table and returns its numbers."""
     keep_freed_memory()
-    model, params = load_model_files(config.model).model, load_params(config.model)
+    model = load_model_files(config.model).model
+    if config.length > model.context_length:
+        raise UserError(
+            f"rows of {config.length} tokens exceed the model's context of {model.context_length}; "
+            "give a smaller --length"
+        )
     batch = random_rows(config, model.vocab_size)
-    sides = {OURS: ours(config, model, params, batch), THEIRS: theirs(config, batch)}
+    others = theirs(config, batch)  # first, since it may not be installed
+    sides = {OURS: ours(config, model, load_params(config.model), batch), THEIRS: others}
     results = {}
     print(f"{'':10s} {OURS + ' s':>12s} {THEIRS + ' s':>15s}  ratio  {OURS} tokens/s")
     for what in sides[OURS]:
