@@ -11,10 +11,9 @@ compound rating of them, from -1 to 1 (`gpt_jax/tasks/sentiment.py`; `pip instal
 the weights. An adaptive price holds the KL near `kl_target`; what it must stay under is BOUND.
 Before and after are measured on held-out openings: `results.json`, and `samples.md` to read.
 
-Hardware and time (tiny): 42 s of processor time an iteration, which makes 15 to 20 minutes on 2
-quiet CPU cores; 4.9 GB of memory.
-Expected (tiny): the training rating rises from 0.2 to 0.4 within five iterations, at 2 nats;
-docs/smollm2.md has what was measured.
+Hardware and time (tiny): 7 minutes on 2 CPU cores (24 s an iteration), 5 GB of memory.
+Expected (tiny, seeds 0 and 1): the held-out rating rises from 0.05 and 0.07 to 0.56 and 0.59
+(differences 0.50 [0.42, 0.59] and 0.52 [0.44, 0.60]) at 3.6 and 5.4 nats; docs/smollm2.md.
 """
 
 import dataclasses
