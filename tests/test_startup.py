@@ -2,6 +2,7 @@
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -79,16 +80,16 @@ def test_no_command_imports_what_it_may_not_need():
 
 
 def test_help_and_the_first_word_come_soon_after_jax_and_flax():
-    """Rounds of all three, one after the other; the ratios of the round least disturbed."""
+    """Rounds of all three, one after the other; medians of the rounds' own ratios."""
     ratios = []
-    for _ in range(3):
+    for _ in range(5):
         jax_and_flax = processor_seconds("-c", "import jax, flax")
         helped = processor_seconds("-m", "experiments.sft", "--help")
         nowhere = ("--run-dir=nowhere", "--init-from=nowhere")
         word = processor_seconds("-m", "experiments.sft", *nowhere, until_first_line=True)
         ratios.append((helped / jax_and_flax, word / jax_and_flax))
-    assert min(helped for helped, _ in ratios) <= 1.5, ratios
-    assert min(word for _, word in ratios) <= 1.5, ratios
+    assert statistics.median(helped for helped, _ in ratios) <= 1.5, ratios
+    assert statistics.median(word for _, word in ratios) <= 1.5, ratios
 
 
 def test_a_closed_pipe_ends_a_command_quietly():
