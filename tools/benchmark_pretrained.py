@@ -17,7 +17,6 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,6 +36,7 @@ from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.origin import load_model_files, load_params
 from gpt_jax.train.stage import TrainConfig
 from gpt_jax.train.tuning import Start, Tuned
+from tools.reference import in_transformers
 
 Contestants = dict[str, Callable[[], None]]
 OURS, THEIRS = "gpt_jax", "transformers"
@@ -99,18 +99,11 @@ def theirs(config: Config, batch: Batch) -> Contestants:
         import torch
         from peft import LoraConfig as PeftConfig
         from peft import get_peft_model
-        from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise UserError(
             "the comparison needs transformers and peft; pip install 'gpt_jax[parity,pretrained]'"
         ) from error
-    where, file = config.model, {}
-    if where.startswith("gguf:"):
-        path = Path(where.removeprefix("gguf:")).expanduser()
-        where, file = str(path.parent), {"gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(
-        where.removeprefix("hf:"), dtype=torch.float32, **file
-    )
+    model, _ = in_transformers(config.model)
     ids = torch.from_numpy(np.asarray(batch.tokens_BT.ids)).long()
 
     def bare() -> None:

@@ -64,15 +64,20 @@ def loglikelihoods(
       UserError: if a continuation is empty, or does not fit the model's context.
     """
     rows = [_row(model, *pair, number) for number, pair in enumerate(pairs, 1)]
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))  # the largest shape first
+    alike: dict[tuple[int, ...], list[int]] = {}  # what differs in its last token is read once
+    for number, row in enumerate(rows):
+        alike.setdefault(tuple(row.ids[:-1]), []).append(number)
+    order = sorted(alike, key=len, reverse=True)  # the largest shape first
     found: dict[int, Likelihood] = {}
     start = 0
     while start < len(order):
-        width = _width(len(rows[order[start]].ids), model.config.context_length)
+        width = _width(len(order[start]), model.config.context_length)
         some = order[start : start + max(1, TOKENS // width)]
-        found |= zip(some, _score(model, [rows[i] for i in some], width), strict=True)
+        numbers = [number for read in some for number in alike[read]]
+        groups = [[rows[number] for number in alike[read]] for read in some]
+        found |= zip(numbers, _score(model, groups, width), strict=True)
         start += len(some)
-        tell(start)
+        tell(len(found))
     return [found[i] for i in range(len(rows))]
 
 
@@ -100,24 +105,29 @@ def _row(model: TextModel, context: str, continuation: str, number: int) -> _Row
 
 def _width(tokens: int, context: int) -> int:
     """Of a batch: a power of two, or three quarters of one."""
-    power = max(NARROWEST, 1 << (tokens - 2).bit_length())
-    return min(context, power * 3 // 4 if tokens - 1 <= power * 3 // 4 else power)
+    power = max(NARROWEST, 1 << (tokens - 1).bit_length())
+    return min(context, power * 3 // 4 if tokens <= power * 3 // 4 else power)
 
 
-def _score(model: TextModel, rows: list[_Row], width: int) -> list[Likelihood]:
-    """One call of the model."""
+def _score(model: TextModel, groups: list[list[_Row]], width: int) -> list[Likelihood]:
+    """One call of the model; the rows of a group differ in their last token alone."""
     size = max(1, TOKENS // width)
-    places = 1 << (max(row.count for row in rows) - 1).bit_length()
-    places = min(places, width)
+    most = max(sum(row.count for row in rows) for rows in groups)
+    places = 1 << (most - 1).bit_length()
     ids_BT = np.full((size, width), model.tokenizer.pad_id, np.int32)
     segment_ids_BT = np.zeros((size, width), np.int32)
     targets_BC, at_BC = np.zeros((size, places), np.int32), np.zeros((size, places), np.int32)
-    for b, row in enumerate(rows):
-        read = row.ids[:-1]
+    spans = []
+    for b, rows in enumerate(groups):
+        read, start = rows[0].ids[:-1], 0
         ids_BT[b, : len(read)], segment_ids_BT[b, : len(read)] = read, 1
-        targets_BC[b, : row.count] = row.ids[-row.count :]
-        at_BC[b, : row.count] = np.arange(len(read) - row.count, len(read))
-    segment_ids_BT[len(rows) :, 0] = 1  # no row is empty
+        for row in rows:
+            span = slice(start, start + row.count)
+            targets_BC[b, span] = row.ids[-row.count :]
+            at_BC[b, span] = np.arange(len(read) - row.count, len(read))
+            spans.append((b, span, row))
+            start += row.count
+    segment_ids_BT[len(groups) :, 0] = 1  # no row is empty
     positions_BT = np.arange(width, dtype=np.int32) * segment_ids_BT
     with model.on_mesh():
         logprobs_BC, likeliest_BC = jax.device_get(
@@ -131,12 +141,12 @@ def _score(model: TextModel, rows: list[_Row], width: int) -> list[Likelihood]:
         )
     return [
         Likelihood(
-            float(logprobs_BC[b, : row.count].astype(np.float64).sum()),
-            bool(likeliest_BC[b, : row.count].all()),
+            float(logprobs_BC[b, span].astype(np.float64).sum()),
+            bool(likeliest_BC[b, span].all()),
             row.count,
             row.left_out,
         )
-        for b, row in enumerate(rows)
+        for b, span, row in spans
     ]
 
 

@@ -73,6 +73,22 @@ def test_a_continuation_by_hand(model, monkeypatch):
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
 
 
+def test_what_differs_in_its_last_token_is_read_once(model, monkeypatch):
+    """Break it: put the second answer's targets over the first one's."""
+    pairs = [("hello there, how", f" {letter}") for letter in "aeyh"]
+    pairs += [("hello", " there"), ("hello there, how", " a"), ("hello", " there, how are")]
+    alone = [loglikelihoods(model, [pair])[0] for pair in pairs]
+    calls, score = [], likelihood._score
+    monkeypatch.setattr(
+        likelihood, "_score", lambda *args: calls.append(len(args[1])) or score(*args)
+    )
+    together = loglikelihoods(model, pairs)
+    assert sum(calls) == 3
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert (one.greedy, one.tokens) == (other.greedy, other.tokens)
+
+
 def test_windows_predict_every_token_once(model):
     """With a stride of 1 every token sees all that fits before it."""
     text = "hello there, how are you? " * 6

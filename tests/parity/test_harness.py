@@ -3,6 +3,8 @@
 Break it: give the sum of the probabilities, or forget `until`.
 """
 
+import json
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from gpt_jax.evaluate.likelihood import loglikelihoods, rolling  # noqa: E402
 from gpt_jax.generate.text import TextModel  # noqa: E402
 from gpt_jax.models import ModelConfig, init  # noqa: E402
 from gpt_jax.text.tokenizer import Tokenizer  # noqa: E402
+from tools import compare_harness  # noqa: E402
 
 WORDS = "the cat sat on the mat and saw a dog that ran to the red barn"
 
@@ -74,3 +77,34 @@ def test_generation_ends_where_a_task_says(model, capsys):
     assert "1 of 2 prompts lost their beginning" in capsys.readouterr().err
     with pytest.raises(UserError, match="no 'typical_p'"):
         sampling_of({"typical_p": 0.5}, model)
+
+
+ROWS = {
+    "hellaswag": {
+        "activity_label": "Baking",
+        "ctx_a": "A man [title] bakes  bread.",
+        "ctx_b": "he",
+        "endings": ["eats [x]it.", "sleeps.", "sings.", "leaves  it."],
+        "label": 1,
+    },
+    "lambada": {"text": "A man bakes bread,\nand eats the bread"},
+    "mmlu": {
+        "subject": "anatomy",
+        "question": " How many hands has a man?",
+        "choices": ["1", "2", "3", "4"],
+        "answer": "B",
+    },
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_rows_are_worded_as_by_the_harness(task, tmp_path):
+    """Break it: forget the space in front of an answer."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROWS[task]) + "\n", encoding="utf-8")
+    config = compare_harness.Config(model="runs/none", tasks=(f"{task}={path}",))
+    name, ours, wanted = compare_harness.asked(config.tasks[0], config)
+    assert name == task and len(ours) == len(
+        ROWS[task].get("choices", ROWS[task].get("endings", "w"))
+    )
+    assert ours == wanted
