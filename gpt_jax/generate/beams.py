@@ -25,7 +25,7 @@ from gpt_jax.generate.cache import repeat_rows, take_rows
 from gpt_jax.generate.sampler import allowed, padding_only
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import BATCH, Completion, Prompt, TextModel
-from gpt_jax.models.contract import Model, Params, forward, init_cache
+from gpt_jax.models.contract import Model, Params, for_decoding, forward, init_cache
 from gpt_jax.models.heads import last_logits
 
 
@@ -118,6 +118,7 @@ def beam_search(
         state, rows_N = grow(state, logprobs(hidden_N1D[:, 0]))
         return state._replace(cache=take_rows(config, cache, rows_N))
 
+    params = for_decoding(config, params)
     hidden_BPD, cache = forward(config, params, read_BP, init_cache(config, B, P + C))
     ids_BKC, zeros_BKC = jnp.full((B, K, C), pad_id, jnp.int32), jnp.zeros((B, K, C))
     nothing_BK = jnp.full((B, K), -jnp.inf)

@@ -33,14 +33,29 @@ def repeat_rows(model: Model, cache: Any, times: int) -> Any:
 
 def take_rows(model: Model, cache: Any, rows_R: jax.Array) -> Any:
     """A cache of some rows of another one."""
-    return _each(model, lambda x, axis: jnp.take(x, rows_R, axis=axis, mode="clip"), cache)
+
+    # Row by row, each as one piece: XLA's CPU backend gathers number by number.
+    def take(x: jax.Array, axis: int) -> jax.Array:
+        def row(number: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(x, number, axis, keepdims=False)
+
+        return jnp.moveaxis(jax.lax.map(row, rows_R), 0, axis)
+
+    return _each(model, take, cache)
 
 
 def put_rows(model: Model, cache: Any, new: Any, rows_R: jax.Array) -> Any:
     """A cache with some rows from another one; a row beyond its last is dropped."""
 
     def put(x: jax.Array, axis: int, new: jax.Array) -> jax.Array:
-        return x.at[(*[slice(None)] * axis, rows_R)].set(new, mode="drop")
+        def row(i: jax.Array, x: jax.Array) -> jax.Array:
+            at = jnp.minimum(rows_R[i], x.shape[axis] - 1)
+            old = jax.lax.dynamic_index_in_dim(x, at, axis)
+            piece = jax.lax.dynamic_index_in_dim(new, i, axis)
+            piece = jnp.where(rows_R[i] < x.shape[axis], piece, old)
+            return jax.lax.dynamic_update_slice_in_dim(x, piece, at, axis)
+
+        return jax.lax.fori_loop(0, len(rows_R), row, x)
 
     return _each(model, put, cache, new)
 

@@ -4,9 +4,9 @@
     engine.complete(["Who is Mira?", "What is 3 plus 4?"], Sampling(max_new_tokens=64))
 
 A request waits for one of the slots, has its prompt read in chunks, and then draws tokens together
-with all that run (Yu et al. 2022, "Orca"). What its prompt shares with one that is in a slot, or
-was in it last, is copied and not read again (Zheng et al. 2024, "SGLang"). Two programs do all of
-it, whatever the requests are. A completion is the one that `TextModel.complete` gives.
+with all that run (Yu et al. 2022, "Orca"). What its prompt shares with an earlier one is not read
+again (`memory.py`). Two programs do all of it, whatever the requests are. A completion is the one
+that `TextModel.complete` gives.
 """
 
 from __future__ import annotations
@@ -21,19 +21,14 @@ import numpy as np
 
 from gpt_jax.errors import UserError
 from gpt_jax.generate import slots as devices
-from gpt_jax.generate.requests import (
-    ALL,
-    Constraint,
-    Request,
-    Slot,
-    allowed,
-    common,
-    drawing_of,
-)
+from gpt_jax.generate.memory import SHARED, Pages, Rows, common
+from gpt_jax.generate.requests import ALL, Constraint, Request, Slot, allowed, drawing_of
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import Completion, Prompt, TextModel, draws
+from gpt_jax.models.contract import for_decoding
 
-SHARED = 16  # tokens: for fewer in common a copy is not worth its while
+READS = 4  # chunks of prompts between two drawings
+PAGE = 64  # places
 
 
 class Engine:
@@ -52,6 +47,7 @@ class Engine:
         slots: int = 32,
         places: int | None = None,
         *,
+        pages: int | None = None,
         chunk: int = 64,
         rows: int = 4,
         steps: int = 8,
@@ -62,6 +58,9 @@ class Engine:
           model: what answers.
           slots: how many requests run at once.
           places: of every slot; None: the model's context, 1,024 at most.
+          pages: of PAGE places each, shared by all slots; None: every slot has its places to
+            itself. Pages are for accelerators, whose kernel reads them where they lie; a CPU copies
+            them at every token.
           chunk: tokens of a prompt that are read at a time.
           rows: prompts that are read at a time.
           steps: tokens that are drawn between two looks at what is new.
@@ -74,6 +73,8 @@ class Engine:
         places = min(context, 1024) if places is None else places
         if not 2 <= places <= context:
             raise UserError(f"places is {places}, but must be 2 to {context}, the model's context")
+        if pages is not None and pages < 1:
+            raise UserError(f"pages is {pages}, but must be 1 or more; leave it out for rows")
         self.model, self.places = model, places
         self.waiting: collections.deque[Request] = collections.deque()
         self.counters: collections.Counter[str] = collections.Counter()
@@ -85,7 +86,10 @@ class Engine:
         self._program = devices.Program(model.config, *ends, top)
         self._words = -(-model.config.vocab_size // 32)
         with self.model.on_mesh():
-            self._state = devices.empty(model.config, slots, places)
+            self._params = for_decoding(model.config, model.params)
+            sizes = None if pages is None else (pages, PAGE)
+            self._state = devices.empty(model.config, slots, places, sizes)
+        self._memory = Pages(self._slots, *sizes, places) if sizes else Rows(self._slots)
 
     @property
     def busy(self) -> bool:
@@ -116,6 +120,7 @@ class Engine:
                 f"a prompt of {len(request.ids)} tokens and {new} new ones do not fit in the "
                 f"{self.places} of a slot; say it shorter, or give a smaller max_new_tokens"
             )
+        self._memory.check(request)
         if request.sampling.logprobs > self._program.top:
             raise UserError(
                 f"logprobs is {request.sampling.logprobs}, but this engine reports "
@@ -142,19 +147,22 @@ class Engine:
                 self._leave(slot)
 
     def advance(self) -> list[Request]:
-        """Reads one chunk of some prompts, or draws some tokens, or both.
+        """Reads some chunks of prompts, or draws some tokens, or both.
 
         Returns:
           The requests that have new tokens or have ended.
         """
         changed = []
         self._admit()
+        # A slot that reads draws nothing, so prompts are read first; yet those who run are not kept
+        # waiting for long, unless most slots would stand idle meanwhile.
+        for _ in range(READS):
+            if not any(slot.reading for slot in self._slots):
+                break
+            changed += self._prefill()
         reading = sum(slot.reading for slot in self._slots)
         running = sum(slot.running for slot in self._slots)
-        if reading:
-            changed += self._prefill()
-        # Prompts are read first as long as most slots would stand idle meanwhile.
-        if running and (not reading or running >= reading):
+        if running and running >= reading:
             changed += self._decode()
         return changed
 
@@ -198,9 +206,7 @@ class Engine:
 
     def _leave(self, slot: Slot) -> None:
         """Takes the request out of a slot; what is in the cache stays known."""
-        request = slot.request
-        if slot.running:  # the last token that was drawn is not in the cache
-            slot.known = np.int32([*request.ids, *request.tokens[:-1]])
+        self._memory.leave(slot)
         slot.request, slot.read, slot.used = None, None, next(self._clock)
 
     def _admit(self) -> None:
@@ -209,70 +215,58 @@ class Engine:
         while free and self.waiting:
             request = self.waiting.popleft()
             ids = np.int32(request.ids)
-            there = max(common(slot.known, ids) for slot in self._slots)
             coming = max(
                 common(np.int32(slot.request.ids), ids) if slot.reading else 0
                 for slot in self._slots
             )
-            if coming >= max(there, SHARED) + self._chunk:
+            if coming >= max(self._memory.shared(ids), SHARED) + self._chunk:
                 late.append(request)  # another request is reading the same at the moment
                 continue
-            slot = min(free, key=lambda slot: (-common(slot.known, ids), slot.used))
+            slot = self._memory.take(request, free)
+            if slot is None:
+                late.append(request)  # and nobody overtakes it
+                break
             free.remove(slot)
             slot.request, slot.read, slot.used = request, None, next(self._clock)
         self.waiting.extendleft(reversed(late))
 
-    def _begin(self, slot: Slot) -> int:
-        """Where the cache has the most of a prompt: the slot's number; and how much that is."""
-        ids = np.int32(slot.request.ids)
-        shared = [common(other.known, ids) for other in self._slots]
-        source = int(np.argmax(shared))
-        # One token at least is read: the first one is drawn after it.
-        start = min(shared[source], len(ids) - 1)
-        if start < SHARED:
-            source, start = self._slots.index(slot), 0
-        slot.request.shared = start
-        self.counters["copied"] += start
-        slot.read = start
-        return source
-
     def _prefill(self) -> list[Request]:
         """Reads the next chunk of the prompts that came first."""
         reading = sorted((s for s in self._slots if s.reading), key=lambda s: s.used)[: self._rows]
-        begun = [slot.read is not None for slot in reading]
-        sources = [
-            self._slots.index(slot) if there else self._begin(slot)
-            for slot, there in zip(reading, begun, strict=True)
-        ]
-        chunk = self._chunk_of(reading, sources)
+        for slot in reading:
+            if slot.read is None:
+                slot.read = slot.request.shared = self._memory.begin(slot)
+                self.counters["copied"] += slot.read
+        chunk = self._chunk_of(reading)
         drawn = self._call(devices.prefill, chunk)
         self.counters["prefills"] += 1
         changed = []
         for row, slot in enumerate(reading):
             count = int(chunk.counts_R[row])
             slot.read += count
-            slot.known = np.int32(slot.request.ids[: slot.read])
+            self._memory.read(slot)
             self.counters["read"] += count
             if not slot.reading:
                 changed.append(slot.request)
                 self._take(slot, jax.tree.map(lambda x: x[row], drawn))  # noqa: B023
         return changed
 
-    def _chunk_of(self, reading: list[Slot], sources: list[int]) -> devices.Chunk:
+    def _chunk_of(self, reading: list[Slot]) -> devices.Chunk:
         """The next tokens of some prompts, with all that is to be known of their requests."""
         R, T, V = self._rows, self._chunk, self.model.config.vocab_size
         ids_RT = np.full((R, T), self._program.pad_id, np.int32)
-        counts_R, starts_R, sources_R = np.ones(R, np.int32), *np.zeros((2, R), np.int32)
+        counts_R, starts_R = np.ones(R, np.int32), np.zeros(R, np.int32)
+        sources_R = np.stack([self._memory.empty] * R)
         targets_R, last_R = np.full(R, len(self._slots), np.int32), np.zeros(R, bool)
         limits_R, (seeds_R, names_R) = np.zeros(R, np.int32), np.zeros((2, R), np.uint32)
         bias_RV, prompted_RV = np.zeros((R, V), np.float32), np.zeros((R, V), bool)
         mask_RW = np.full((R, self._words), ALL)
         settings = [Sampling()] * R
-        for row, (slot, source) in enumerate(zip(reading, sources, strict=True)):
+        for row, slot in enumerate(reading):
             request = slot.request
             some = request.ids[slot.read : slot.read + T]
             ids_RT[row, : len(some)], counts_R[row], starts_R[row] = some, len(some), slot.read
-            sources_R[row], targets_R[row] = source, self._slots.index(slot)
+            sources_R[row], targets_R[row] = slot.source, self._slots.index(slot)
             last_R[row] = slot.read + len(some) == len(request.ids)
             settings[row] = request.sampling
             limits_R[row] = request.sampling.max_new_tokens
@@ -311,9 +305,7 @@ class Engine:
     def _call(self, program, *args, **options) -> devices.Drawn:
         """Runs a program on the slots, and fetches what it drew."""
         with self.model.on_mesh():
-            self._state, drawn = program(
-                self._program, self.model.params, self._state, *args, **options
-            )
+            self._state, drawn = program(self._program, self._params, self._state, *args, **options)
         return jax.device_get(drawn)
 
     def _take(self, slot: Slot, drawn: devices.Drawn) -> None:

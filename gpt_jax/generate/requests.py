@@ -61,14 +61,20 @@ class Slot:
     Attributes:
       request: whose it is; None: free.
       read: how many tokens of its prompt are in the cache; None: what is there is of another.
-      known: the tokens that are in the cache, or the first of them.
       used: when it was taken or left last.
+      source: where what is read of its prompt lies, as `memory` has it: in which slot's row, or in
+        which pages.
+      known: of rows: the tokens that are in the cache, or the first of them.
+      pages, begun: of pages: those that it uses, and how many tokens they had at the beginning.
     """
 
     request: Request | None = None
     read: int | None = None
-    known: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     used: int = 0
+    source: np.ndarray | None = None
+    known: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    pages: list[int] = dataclasses.field(default_factory=list)
+    begun: int = 0
 
     @property
     def reading(self) -> bool:
@@ -109,10 +115,3 @@ def drawing_of(settings: Sequence[Sampling]) -> Drawing:
         frequency_B=column("frequency_penalty"),
         tops_B=column("logprobs", np.int32) > 0,
     )
-
-
-def common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two rows begin with alike."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gpt_jax.data.batches import Prompts, Tokens
 from gpt_jax.generate.cache import repeat_rows
 from gpt_jax.generate.sampling import filter_logprobs
-from gpt_jax.models.contract import Model, Params, forward, init_cache
+from gpt_jax.models.contract import Model, Params, for_decoding, forward, init_cache
 from gpt_jax.models.heads import last_logits
 
 
@@ -147,6 +147,7 @@ def generate(
         )
         return sample(state._replace(cache=cache), hidden_B1D[:, 0])
 
+    params = for_decoding(config, params)
     hidden_BPD, cache = forward(config, params, read_BP, init_cache(config, B // samples, P + C))
     state = _State(
         t=jnp.zeros((), jnp.int32),

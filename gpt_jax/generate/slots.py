@@ -23,6 +23,7 @@ from gpt_jax.generate.sampler import allowed, padding_only
 from gpt_jax.models.cache import KVCache
 from gpt_jax.models.contract import Model, Params, forward, init_cache
 from gpt_jax.models.heads import last_logits
+from gpt_jax.models.paged import Pages, init_pages
 
 
 class Program(NamedTuple):
@@ -72,7 +73,7 @@ class Chunk(NamedTuple):
       ids_RT: int32, right-padded.
       counts_R: int32, how many of them are real; at least one.
       starts_R: int32, how many of the prompt's tokens are in the cache already.
-      sources_R: int32, the slot in whose row these are.
+      sources_R: int32, the slot in whose row these are; of pages (R, P), those of the request.
       targets_R: int32, the slot that the request has; B where the row is empty.
       last_R: bool, whether the prompt ends here, so that the first token is drawn.
       limits_R: int32, how many tokens may be drawn.
@@ -114,14 +115,17 @@ class Drawn(NamedTuple):
     top_logprobs: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # so that no two arrays are one buffer
-def empty(model: Model, rows: int, places: int) -> Slots:
-    """Slots without a request.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))  # so that no two arrays are one buffer
+def empty(model: Model, rows: int, places: int, pages: tuple[int, int] | None = None) -> Slots:
+    """Slots without a request, each with its places, or with so many pages of a size for all.
 
     Raises:
       UserError: if the model does not keep its past as keys and values.
     """
-    cache = init_cache(model, rows, places)
+    if pages is None:
+        cache = init_cache(model, rows, places)
+    else:
+        cache = init_pages(model, rows, places, *pages)
     if not isinstance(cache, KVCache):
         raise UserError(
             f"the engine takes decoders with a key/value cache, not {type(model).__name__}; use "
@@ -142,10 +146,15 @@ def empty(model: Model, rows: int, places: int) -> Slots:
 def prefill(program: Program, params: Params, slots: Slots, chunk: Chunk) -> tuple[Slots, Drawn]:
     """Reads the next tokens of some prompts, and draws the first token after those that end.
 
-    What a request shares with the row of `sources_R` is copied from there, and not read again.
+    What a request shares with the row of `sources_R` is copied from there, and not read again; of
+    pages it is read where it lies.
     """
     model, (R, T) = program.model, chunk.ids_RT.shape
-    cache = take_rows(model, slots.cache, chunk.sources_R)
+    paged = isinstance(slots.cache.entries, Pages)
+    if paged:
+        cache = slots.cache._replace(entries=slots.cache.entries._replace(table_BP=chunk.sources_R))
+    else:
+        cache = take_rows(model, slots.cache, chunk.sources_R)
     places_S, places_T = (jnp.arange(n) for n in (cache.segment_ids_BS.shape[1], T))
     cache = KVCache(
         cache.entries,
@@ -176,7 +185,16 @@ def prefill(program: Program, params: Params, slots: Slots, chunk: Chunk) -> tup
     hidden_RD = jnp.take_along_axis(hidden_RTD, last_R1[..., None], axis=1)[:, 0]
     rows, drawn = _next(program, params, rows, hidden_RD, chunk.mask_RW)
     more = jax.tree.map(put, slots._replace(cache=()), rows._replace(cache=()))
-    return more._replace(cache=put_rows(model, slots.cache, rows.cache, chunk.targets_R)), drawn
+    if paged:
+        new, old = rows.cache, slots.cache
+        cache = KVCache(
+            new.entries._replace(table_BP=put(old.entries.table_BP, new.entries.table_BP)),
+            put(old.segment_ids_BS, new.segment_ids_BS),
+            put(old.index_B, new.index_B),
+        )
+    else:
+        cache = put_rows(model, slots.cache, rows.cache, chunk.targets_R)
+    return more._replace(cache=cache), drawn
 
 
 @functools.partial(jax.jit, static_argnames=("program", "most"), donate_argnames="slots")

@@ -20,7 +20,7 @@ from gpt_jax.data.batches import Prompts, Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.generate.sampler import Rollout, allowed, padding_only
 from gpt_jax.models.cache import MAX_DECODE_TOKENS, KVCache
-from gpt_jax.models.contract import Model, Params, forward, init_cache
+from gpt_jax.models.contract import Model, Params, for_decoding, forward, init_cache
 from gpt_jax.models.heads import last_logits
 
 
@@ -89,6 +89,9 @@ def speculate(
     prompt_BP = prompts.tokens_BP
     prompt_BP = prompt_BP._replace(segment_ids=(prompt_BP.segment_ids != 0).astype(jnp.int32))
     (B, P), C, K = prompt_BP.ids.shape, max_new_tokens, ahead
+    params = for_decoding(config, params)
+    if draft is not None:
+        draft = draft._replace(params=for_decoding(draft.config, draft.params))
     lengths_B = prompt_BP.segment_ids.sum(axis=1)
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B))
     rows_B1 = jnp.arange(B)[:, None]

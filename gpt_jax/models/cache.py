@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 MAX_DECODE_TOKENS = 8  # with a cache, so few new tokens are bound by reading it
+MAX_CHUNK = 64  # tokens; the scores of so few to all of a row's entries are small
 
 
 class Stacks(NamedTuple):
@@ -38,12 +39,12 @@ class KVCache(NamedTuple):
     Rows may stand at different places, so that requests of any length can share a cache.
 
     Attributes:
-      entries: stacks, which kernels read in place, or every layer's own where these are unrolled.
+      entries: `Stacks` or `paged.Pages`, which kernels read in place, or every layer's own on CPUs.
       segment_ids_BS: int32; 0 hides an entry (padding).
       index_B: int32, where the next tokens of every row are written.
     """
 
-    entries: Stacks | tuple[OwnEntries, ...]
+    entries: Any
     segment_ids_BS: jax.Array
     index_B: jax.Array
 
@@ -83,20 +84,33 @@ def write(
 
 
 def write_heads(entries_BKSH: jax.Array, new_BKTH: jax.Array, index_B: jax.Array) -> jax.Array:
-    """As `write`, where the heads lie first."""
-    B, K, T = new_BKTH.shape[:3]
-    if T > MAX_DECODE_TOKENS:
-        merge = jax.vmap(write, in_axes=(1, 1, None), out_axes=1)
-        return merge(entries_BKSH, new_BKTH, index_B)
-    # All indices are written out: for a slice over K XLA's CPU backend would transpose the whole.
-    rows_B11, heads_1K1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
-    places_B1T = index_B[:, None, None] + jnp.arange(T)
-    return entries_BKSH.at[rows_B11, heads_1K1, places_B1T].set(
-        new_BKTH.astype(entries_BKSH.dtype),
-        indices_are_sorted=True,
-        unique_indices=True,
-        mode="drop",
-    )
+    """As `write`, where the heads lie first.
+
+    Of more than a few tokens each row's are copied as one piece: XLA's CPU backend gathers and
+    scatters number by number.
+    """
+    B, K, S, _ = entries_BKSH.shape
+    T = new_BKTH.shape[2]
+    new_BKTH = new_BKTH.astype(entries_BKSH.dtype)
+    if T <= MAX_DECODE_TOKENS:
+        # All indices are written out: for a slice over K XLA would transpose the whole.
+        rows_B11, heads_1K1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+        places_B1T = index_B[:, None, None] + jnp.arange(T)
+        return entries_BKSH.at[rows_B11, heads_1K1, places_B1T].set(
+            new_BKTH, indices_are_sorted=True, unique_indices=True, mode="drop"
+        )
+
+    def write_row(row: jax.Array, entries_BKSH: jax.Array) -> jax.Array:
+        # A piece that would stand over the end begins before it, with the old entries there.
+        start = jnp.clip(index_B[row], 0, S - T)
+        over = index_B[row] - start
+        at = (row, 0, start, 0)
+        old_1KTH = jax.lax.dynamic_slice(entries_BKSH, at, (1, *new_BKTH.shape[1:]))
+        moved_1KTH = jnp.roll(new_BKTH[row][None], over, axis=2)
+        piece_1KTH = jnp.where((jnp.arange(T) >= over)[:, None], moved_1KTH, old_1KTH)
+        return jax.lax.dynamic_update_slice(entries_BKSH, piece_1KTH, at)
+
+    return jax.lax.fori_loop(0, B, write_row, entries_BKSH)
 
 
 def align(

@@ -10,6 +10,7 @@ import jax
 from gpt_jax.kernels.attention.over_mesh import attention
 from gpt_jax.kernels.decode_attention.over_mesh import decode_attention, decode_layer
 from gpt_jax.models.cache import (
+    MAX_CHUNK,
     MAX_DECODE_TOKENS,
     OwnEntries,
     Stacks,
@@ -17,8 +18,9 @@ from gpt_jax.models.cache import (
     write,
     write_heads,
 )
+from gpt_jax.models.paged import Pages, rows_of, write_pages
 
-Entries = Stacks | tuple[OwnEntries, ...]
+Entries = Stacks | Pages | tuple[OwnEntries, ...]
 
 
 def attend_to_cache(
@@ -54,6 +56,16 @@ def attend_to_cache(
         stacks = [stack.reshape(*stack.shape[:3], K, H) for stack in entries]
         decode = functools.partial(decode_attention, q_BTNH, *stacks, layer=layer)
         k_BSKH, v_BSKH = (stack[layer] for stack in stacks)
+    elif isinstance(entries, Pages):
+        entries = write_pages(entries, new_BTKH, index_B, layer, options["q_segment_ids_BT"])
+        stacks, table_BP = entries[:2], entries.table_BP
+        k_BSKH, v_BSKH = (
+            rows_of(stack, table_BP, layer).reshape(len(index_B), -1, K, H) for stack in stacks
+        )
+        stacks = [stack.reshape(*stack.shape[:3], K, H) for stack in stacks]
+        decode = functools.partial(
+            decode_attention, q_BTNH, *stacks, layer=layer, page_table_BP=table_BP
+        )
     else:
         own, *others = entries
         own = OwnEntries(
@@ -65,7 +77,8 @@ def attend_to_cache(
         entries = (*others, own)
         decode = functools.partial(decode_layer, q_BTNH, *own)
         k_BSKH, v_BSKH = (x.swapaxes(1, 2) for x in own)
-    if T <= MAX_DECODE_TOKENS:
+    most = MAX_DECODE_TOKENS if isinstance(entries, Stacks | Pages) else MAX_CHUNK
+    if most >= T:
         return functools.partial(decode, lengths_B=index_B + T, **options), entries
     (k_BSKH, v_BSKH, kv_segment_ids_BS), index = align(
         (k_BSKH, v_BSKH, options["kv_segment_ids_BS"]), index_B

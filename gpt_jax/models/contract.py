@@ -91,6 +91,15 @@ def init_cache(model: Model, batch: int, length: int) -> Any:
     """
 
 
+@functools.singledispatch
+def for_decoding(model: Model, params: Params) -> Params:
+    """The parameters as decoding reads them fastest; `forward` takes these as well.
+
+    Worth its copy where they are used for many tokens with a cache.
+    """
+    return params
+
+
 @_generic
 def unembedding(model: Model, params: Params) -> jax.Array:
     """unembed_VD float32: a token's logits are its products with a hidden state."""

@@ -12,6 +12,8 @@ Parameters are a plain nested dict, float32, with the blocks stacked on a leadin
     blocks/attn_out_norm/scale      blocks/mlp_out_norm/scale [L, D]   (norm_position "both")
     final_norm/scale [D]            final_norm/bias                    (norm_position not "post")
     unembed/kernel [D, V]                                              (untied)
+
+or, for decoding on a CPU, every layer's own apart: blocks_0/..., blocks_1/... (`for_decoding`).
 """
 
 import functools
@@ -24,12 +26,13 @@ from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.models import contract
 from gpt_jax.models.axes import declared, unboxed, with_axes
-from gpt_jax.models.blocks import Rows, remat_block, residual_axes
+from gpt_jax.models.blocks import Block, Rows, remat_block, residual_axes
 from gpt_jax.models.cache import KVCache, OwnEntries, Stacks, write
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import Params
 from gpt_jax.models.dropout import Purpose, draws_of, drop
 from gpt_jax.models.layers import Norm, normal, parameter
+from gpt_jax.models.paged import Pages
 from gpt_jax.models.positions import rotary_angles, sinusoids
 from gpt_jax.models.quantized import dequantized
 from gpt_jax.parallel.mesh import platform
@@ -82,7 +85,27 @@ def _forward(
         if cache is not None:
             raise ValueError("dropout is for training; there is none with a cache")
         draws = draws_of(dropout_key, tokens_BT)
+    if cache is not None and not isinstance(cache.entries, Stacks | Pages):
+        params = _layers_apart(config, params)
     return Transformer(config).apply({"params": params}, tokens_BT, cache, draws)
+
+
+@contract.for_decoding.register(ModelConfig)
+def _for_decoding(config: ModelConfig, params: Params) -> Params:
+    """On a CPU every layer's own: XLA would copy a layer out of the stacks at every token."""
+    return _layers_apart(config, params) if platform() == "cpu" else params
+
+
+def _layers_apart(config: ModelConfig, params: Params) -> Params:
+    """The parameters with `blocks_0`, `blocks_1` and so on in place of the stacked `blocks`."""
+    if "blocks" not in params:
+        return params
+    rest = {name: leaf for name, leaf in params.items() if name != "blocks"}
+    layers = range(config.layers)
+    return rest | {
+        f"blocks_{layer}": jax.tree.map(lambda x_L: x_L[layer], params["blocks"])  # noqa: B023
+        for layer in layers
+    }
 
 
 def attention_weights(config: ModelConfig, params: Params, tokens_BT: Tokens) -> jax.Array:
@@ -105,7 +128,7 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
             "learned positions end at; shorten the prompts or lower max_new_tokens"
         )
     c = config.resolved()
-    if platform() == "cpu" and layer_unroll(c.layers) == c.layers:
+    if platform() == "cpu":
         empty_BKSH = jnp.zeros((batch, c.kv_heads, length, c.head_size), config.dtype)
         entries = (OwnEntries(empty_BKSH, empty_BKSH),) * c.layers
     else:
@@ -159,20 +182,25 @@ class Transformer(nn.Module):
             kv_segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT, index_B)
             kv_cache = cache.entries
 
-        unroll = layer_unroll(c.layers)
-        blocks = nn.scan(
-            remat_block(c, in_loop=unroll < c.layers),
-            variable_axes={"params": 0, "attention": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=c.layers,
-            unroll=unroll,
-        )(c, name="blocks")
-        (x_BTD, kv_cache), _ = blocks(
-            (x_BTD, kv_cache),
-            jnp.arange(c.layers),
-            Rows(rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws),
+        carry = (x_BTD, kv_cache)
+        rows = Rows(
+            rotary_angles(c, positions_BT), segment_ids_BT, kv_segment_ids_BS, index_B, draws
         )
+        if self.has_variable("params", "blocks_0"):
+            for layer in range(c.layers):
+                carry, _ = Block(c, name=f"blocks_{layer}")(carry, layer, rows)
+        else:
+            unroll = layer_unroll(c.layers)
+            blocks = nn.scan(
+                remat_block(c, in_loop=unroll < c.layers),
+                variable_axes={"params": 0, "attention": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=c.layers,
+                unroll=unroll,
+            )(c, name="blocks")
+            carry, _ = blocks(carry, jnp.arange(c.layers), rows)
+        x_BTD, kv_cache = carry
         if c.norm_position != "post":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tied:

@@ -12,8 +12,10 @@ from gpt_jax.generate.requests import Request
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.slots import decode, prefill
 from gpt_jax.generate.text import TextModel
-from gpt_jax.models import init
+from gpt_jax.models import axes_of, init
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.parallel import rules
+from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.text.tokenizer import Tokenizer
 from tests.models.lstm import LSTM
 
@@ -51,17 +53,32 @@ def same(ours, theirs):
     ],
     ids=["greedy", "sampled", "filtered", "stop string"],
 )
-def test_it_completes_as_the_plain_sampler_does(model, sampling):
-    """Break it: write where the slot before ended."""
+@pytest.mark.parametrize("pages", [None, 6])
+def test_it_completes_as_the_plain_sampler_does(model, sampling, pages):
+    """Break it: write where the slot before ended, or in a page that another has by now."""
     prompts = texts(12)
-    engine = Engine(model, slots=5, chunk=16, rows=2, steps=4)
+    engine = Engine(model, slots=5, pages=pages, chunk=16, rows=2, steps=4)
     same(engine.complete(prompts, sampling), model.complete(prompts, sampling))
 
 
-def test_requests_that_come_at_random_are_answered_as_if_alone(model):
+@pytest.mark.parametrize("pages", [None, 6])
+def test_on_a_mesh_it_completes_as_on_one_device(model, pages):
+    """Break it: split the pages over the batch's axes."""
+    mesh = make_mesh(MeshConfig(data=4, tensor=2))
+    split = jax.device_put(model.params, rules.shardings(model.params, mesh, axes_of(model.config)))
+    engine = Engine(
+        model._replace(params=split, mesh=mesh), slots=4, pages=pages, chunk=16, rows=4, steps=4
+    )
+    prompts, sampling = texts(6), Sampling(max_new_tokens=8, seed=3)
+    same(engine.complete(prompts, sampling), model.complete(prompts, sampling))
+
+
+@pytest.mark.parametrize("pages", [None, 30])
+def test_requests_that_come_at_random_are_answered_as_if_alone(model, pages, monkeypatch):
     """200 of them, of all lengths and settings, greedy and sampled, with cancellations between."""
+    monkeypatch.setattr("gpt_jax.generate.engine.PAGE", 8)
     rng = np.random.default_rng(1)
-    engine = Engine(model, slots=8, chunk=16, rows=3, steps=5)
+    engine = Engine(model, slots=8, pages=pages, chunk=16, rows=3, steps=5)
     settings = [
         Sampling(temperature=float(t), max_new_tokens=int(n), seed=int(n))
         for t in (0.0, 1.0)
@@ -94,12 +111,14 @@ def test_requests_that_come_at_random_are_answered_as_if_alone(model):
         assert again.tokens == request.tokens
 
 
-def test_what_prompts_share_is_read_once(model):
+@pytest.mark.parametrize("pages", [None, 32])
+def test_what_prompts_share_is_read_once(model, pages, monkeypatch):
     """Break it: let a copied row keep what lies behind the shared tokens."""
+    monkeypatch.setattr("gpt_jax.generate.engine.PAGE", 8)
     long = " ".join(WORDS * 5)
     prompts = [f"{long} {word}" for word in ("hello", "you", "how", "are")]
     sampling = Sampling(temperature=0.0, max_new_tokens=6)
-    engine = Engine(model, slots=3, chunk=16, rows=2)
+    engine = Engine(model, slots=3, pages=pages, chunk=16, rows=2)
     same(engine.complete(prompts, sampling), model.complete(prompts, sampling))
     total = sum(len(model.asked(p, 0, sampling).ids) for p in prompts)
     assert engine.counters["read"] < 0.5 * total
@@ -178,6 +197,11 @@ def test_what_does_not_fit_is_refused(model):
         engine.submit(Request([], Sampling()))
     with pytest.raises(UserError, match="logprobs is 3"):
         engine.submit(Request([5], Sampling(max_new_tokens=3, logprobs=3)))
+    small = Engine(model, slots=1, pages=1)
+    with pytest.raises(UserError, match="need 2 pages of 64, but there are 1"):
+        small.submit(Request([5] * 60, Sampling(max_new_tokens=5)))
+    with pytest.raises(UserError, match="pages is 0"):
+        Engine(model, pages=0)
     with pytest.raises(UserError, match="places is 1000"):
         Engine(model, places=1000)
     lstm = LSTM(vocab_size=288, context_length=64, width=16)

@@ -59,7 +59,7 @@ def model(request):
 def cache_of(request, monkeypatch):
     """An empty cache as it lies on CPUs, and as it lies where the layers are in a loop."""
     if request.param == "a stack":
-        monkeypatch.setattr(transformer, "layer_unroll", lambda layers: 1)
+        monkeypatch.setattr(transformer, "platform", lambda: "tpu")  # as where kernels are
     return init_cache
 
 
@@ -164,7 +164,7 @@ def test_rows_at_different_places_equal_the_full_forward(model, chunk, cache_of)
 def test_the_kernels_decode_as_the_full_forward_does(kernel, monkeypatch):
     """Invariant 2, in Pallas's interpreter, with the layers in a loop as on an accelerator."""
     config = dataclasses.replace(WINDOWED, layers=4)
-    monkeypatch.setattr(transformer, "layer_unroll", lambda layers: 1)
+    monkeypatch.setattr(transformer, "platform", lambda: "tpu")  # as where kernels are
     params = jax.tree.map(lambda x: 10.0 * x, init_jit(config, jax.random.key(0)))
     prompts = tokens_of(ROWS, 7)
     full, _ = apply(config, params, prompts)

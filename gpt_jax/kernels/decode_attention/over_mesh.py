@@ -22,12 +22,14 @@ def decode_attention(
     lengths_B: jax.Array | int,
     q_segment_ids_BT: jax.Array,
     kv_segment_ids_BS: jax.Array,
+    page_table_BP: jax.Array | None = None,
     **options,
 ) -> jax.Array:
-    """`api.decode_attention` of one layer of a contiguous cache, over the
-    mesh in use: rows over the batch axes, and heads over `tensor` if it divides both kinds."""
+    """`api.decode_attention` of one layer, over the mesh in use: rows over the batch axes, and
+    heads over `tensor` if it divides both kinds. Any row may be in any page, so with pages only the
+    heads are split."""
 
-    def local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, q_ids_BT, kv_ids_BS):
+    def local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, q_ids_BT, kv_ids_BS, page_table_BP):
         return api.decode_attention(
             q_BTNH,
             k_LBSKH,
@@ -36,6 +38,7 @@ def decode_attention(
             lengths_B=lengths_B,
             q_segment_ids_BT=q_ids_BT,
             kv_segment_ids_BS=kv_ids_BS,
+            page_table_BP=page_table_BP,
             **options,
         )
 
@@ -43,18 +46,19 @@ def decode_attention(
     if not mesh.empty and mesh.size > 1:
         logical = ("layers", "batch", None, "heads", None)
         _, batch, _, heads, _ = rules.fitting(mesh, k_LBSKH.shape, logical)
+        batch = batch if page_table_BP is None else None
         rows, one_length = rules.partition_spec((batch,)), jnp.ndim(lengths_B) == 0
         q = rules.partition_spec((batch, None, heads, None))
         cache = rules.partition_spec((None, batch, None, heads, None))
         whole = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(q, cache, cache, whole, whole if one_length else rows, rows, rows),
+            in_specs=(q, cache, cache, whole, whole if one_length else rows, rows, rows, whole),
             out_specs=q,
             check_vma=False,
         )
     ids = (q_segment_ids_BT, kv_segment_ids_BS)
-    return local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, *ids)
+    return local(q_BTNH, k_LBSKH, v_LBSKH, layer, lengths_B, *ids, page_table_BP)
 
 
 def decode_layer(
