@@ -1,16 +1,20 @@
 """A model small enough to compile in a second, and batches for it."""
 
 import functools
+import json
 
 import jax
 import numpy as np
+import optax
 
 from gpt_jax.data.batches import Batch, Comparisons, empty_tokens, pad_prompts, put
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.contract import init
 from gpt_jax.models.heads import axes_of
 from gpt_jax.rl.iteration import EndIds
+from gpt_jax.train.checkpoint import Checkpoints, save_model_files
 from gpt_jax.train.stage import Functions, LoopConfig, Stage
+from gpt_jax.train.state import TrainState
 
 ENDS = EndIds(stop_ids=(1,), pad_id=0)
 MODEL = ModelConfig(vocab_size=32, context_length=64, width=16, layers=2, heads=2)
@@ -60,3 +64,13 @@ def stage(functions: Functions, train: LoopConfig, batch_at, **fields) -> Stage:
         batch_at=batch_at,
         **(defaults | fields),
     )
+
+
+def run_folder(folder, model, stage="sft"):
+    """A stage's folder with a `TextModel`'s files and parameters, as a run leaves it."""
+    save_model_files(folder, model.config, model.tokenizer)
+    (folder / "config.json").write_text(json.dumps({"stage": stage}))
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, TrainState.create(model.params, optax.identity()))
+    checkpoints.close()
+    return folder
