@@ -55,7 +55,7 @@ class Options:
     passage: str = "context"
     """The key of the passage that answers it."""
     encoders: tuple[str, ...] = ()
-    """Sentence encoders: folders, or hf:ORG/NAME."""
+    """Sentence encoders: folders, or hf:ORG/NAME; NAME=FOLDER names one."""
     models: tuple[str, ...] = ()
     """Language models whose hidden states are averaged: run folders, hf:ORG/NAME or gguf:FILE."""
     passages: Positive | None = None
@@ -75,11 +75,9 @@ class Options:
 
     def __post_init__(self):
         check_ranges(self)
-        names = [_name(where) for where in (*self.encoders, *self.models)]
+        names = [name for name, _ in map(_named, (*self.encoders, *self.models))]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(
-                f"two of the encoders and models are called {twice}; link one under another name"
-            )
+            raise UserError(f"two are called {twice}; name one of them apart as NAME=FOLDER")
 
 
 class Asked(NamedTuple):
@@ -131,12 +129,13 @@ def main(options: Options) -> dict:
     passage_texts = [chunk.text for chunk in chunks]
     words = BM25(passage_texts)
     indexes: dict[str, Index] = {"bm25": words}
+    encoders = dict(map(_named, options.encoders))
     about = []
     for name, one in embedders.items():
         vectors = vectors_of(name, one, texts, folder / f"{name}.f32")
         exact, graph = Exact(passage_texts, vectors.embed), Graph(passage_texts, vectors.embed)
         indexes |= {name: exact, f"{name}, graph": graph}
-        if name in map(_name, options.encoders):
+        if name in encoders:
             indexes[f"{name} + bm25"] = Fused([exact, words])
         finds = measure.shared(graph.find, exact.find, asked.questions)
         about.append({**vectors.about, "graph_finds": finds})
@@ -220,9 +219,9 @@ def _same(folder: Path, texts: Sequence[str]) -> None:
 
 def _opened(options: Options, texts: Sequence[str]) -> dict[str, Embedder]:
     """Every encoder and model; each can read every text."""
-    found = {_name(where): open_encoder(where) for where in options.encoders}
-    for where in options.models:
-        found[_name(where)] = embedder(open_run(where, context=options.context))
+    found = {name: open_encoder(where) for name, where in map(_named, options.encoders)}
+    for name, where in map(_named, options.models):
+        found[name] = embedder(open_run(where, context=options.context))
     for name, one in found.items():
         try:
             one.read(texts)
@@ -231,9 +230,12 @@ def _opened(options: Options, texts: Sequence[str]) -> dict[str, Embedder]:
     return found
 
 
-def _name(where: str) -> str:
-    """What an encoder or model is called here: the last part of its path, or of its name."""
-    return Path(where.removeprefix("gguf:").removeprefix("hf:")).name
+def _named(where: str) -> tuple[str, str]:
+    """(name, where) of NAME=WHERE; without a name, the last part of the path."""
+    name, equals, rest = where.partition("=")
+    if equals and name and "/" not in name:
+        return name, rest
+    return Path(where.removeprefix("gguf:").removeprefix("hf:")).name, where
 
 
 def vectors_of(name: str, embedder: Embedder, texts: Sequence[str], path: Path) -> Vectors:
