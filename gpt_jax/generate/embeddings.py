@@ -9,7 +9,6 @@ that is embedded beside it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -87,11 +86,10 @@ class Embedder:
         """vectors_BD; texts that are cut are told of on standard error."""
         found = self.embed(texts)
         if found.cut:
-            print(
-                f"{len(found.cut):,} of {len(texts):,} texts are longer than {self.longest} tokens; "
-                "only their beginnings are embedded",
-                file=sys.stderr,
+            some = (
+                f"{len(found.cut):,} of {len(texts):,} texts have more than {self.longest} tokens"
             )
+            print(f"{some}; of these only the beginning is embedded", file=sys.stderr)
         return found.vectors_BD
 
     def embed(self, inputs: Sequence[Input]) -> Embedded:

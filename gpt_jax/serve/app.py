@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from gpt_jax.errors import UserError
-from gpt_jax.serve import bodies
+from gpt_jax.generate.embeddings import Embedder
+from gpt_jax.serve import bodies, embeddings
 from gpt_jax.serve.asking import ask
 from gpt_jax.serve.metrics import Metrics
 from gpt_jax.serve.service import Refused, Served, Service
@@ -31,6 +32,7 @@ def make_app(
     served: dict[str, Served],
     api_key: str | None = None,
     vote: Callable[[dict], None] | None = None,
+    encoders: Mapping[str, Embedder] = {},
 ) -> Starlette:
     """The application; its arguments are as the attributes of Service."""
     metrics = Metrics({name: one.worker for name, one in served.items()})
@@ -67,7 +69,7 @@ def make_app(
             route("/v1/votes", _votes, "POST"),
         ]
     )
-    app.state.service = Service(served, metrics, api_key, vote)
+    app.state.service = Service(served, metrics, api_key, vote, encoders)
     return app
 
 
@@ -129,6 +131,7 @@ async def _models(request: Request) -> Response:
         {"id": name, "object": "model", "created": 0, "owned_by": "gpt_jax"}
         for name in request.app.state.service.served
     ]
+    data += [embeddings.described(*one) for one in request.app.state.service.encoders.items()]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -141,26 +144,7 @@ async def _completions(request: Request) -> Response:
 
 
 async def _embeddings(request: Request) -> Response:
-    read = bodies.Reader(await _body(request))
-    read.only("model", "input", "encoding_format", "dimensions")
-    name, served = request.app.state.service.chosen(read.get("model", str))
-    if served.embed is None:
-        raise Refused(404, f"{name} makes no embeddings")
-    if read.get("encoding_format", str, "float") != "float" or read.get("dimensions", int):
-        raise UserError("encoding_format must be float, and dimensions are the model's own")
-    texts = read.get("input", (str, list))
-    texts = [texts] if isinstance(texts, str) else texts
-    if not texts or len(texts) > 256 or not all(isinstance(t, str) and t for t in texts):
-        raise UserError("input must be a text, or 1 to 256 of them, and none of them empty")
-    vectors = await asyncio.to_thread(served.embed, texts)
-    data = [
-        {"object": "embedding", "index": index, "embedding": vector.tolist()}
-        for index, vector in enumerate(vectors)
-    ]
-    tokenizer = served.worker.engine.model.tokenizer
-    tokens = sum(map(len, tokenizer.encode_batch(texts)))
-    count = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": name, "usage": count})
+    return await embeddings.answer(request.app.state.service, await _body(request))
 
 
 async def _votes(request: Request) -> Response:

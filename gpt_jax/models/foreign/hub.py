@@ -11,9 +11,7 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 UNWANTED = ["*/*", "consolidated*"]
 
 
-def download(
-    name: str, wanted: Sequence[str] = WANTED, unwanted: Sequence[str] = UNWANTED
-) -> Path:
+def download(name: str, wanted: Sequence[str] = WANTED, unwanted: Sequence[str] = UNWANTED) -> Path:
     """The folder of a model, from the cache where it is there.
 
     Args:
