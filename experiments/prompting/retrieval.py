@@ -203,7 +203,8 @@ def _located(options: Options):
 
 def _may_be(row: dict, key: str) -> str:
     """The text under a key, which may be empty."""
-    return "" if row.get(key) == "" else text_at(row, key)
+    said = row.get(key)
+    return "" if isinstance(said, str) and not said.strip() else text_at(row, key)
 
 
 def _same(folder: Path, texts: Sequence[str]) -> None:
