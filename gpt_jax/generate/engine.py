@@ -170,7 +170,9 @@ class Engine:
           prompts, sampling: as there; penalties and biases are allowed.
           constraint: begins what every completion must look like.
         """
-        asked = [self.model.asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        asked = [
+            self.model.asked(prompt, i, sampling, self.places) for i, prompt in enumerate(prompts)
+        ]
         requests, places = [], []
         for one in draws(asked, sampling.n):
             for name in one.names:
