@@ -163,7 +163,7 @@ async function choose(index) {
   settle(now, index ?? 0);
   if (index === null) return now.bar.append(make("span", "", "No vote. It goes on from the first one."));
   now.answers[index].card.classList.add("better");
-  let note = make("span", "", `${now.answers[index].model} it is.`);
+  let note = make("span", "", `You preferred ${now.answers[index].model}.`);
   if (known.votes) {
     try {
       await call("v1/votes", { method: "POST", body: JSON.stringify({

@@ -40,15 +40,16 @@ CONTRAST = """(() => {
     return [...found.slice(0, 3).map((x) => x * scale), found[3] ?? 1];
   };
   const over = (top, under) => top.slice(0, 3).map((x, i) => x * top[3] + under[i] * (1 - top[3]));
-  const light = (rgb) => rgb.map((x) => x / 255).map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const linear = (x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) =>
+    0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
   const behind = (element) => element === null ? [255, 255, 255]
     : over(number(getComputedStyle(element).backgroundColor), behind(element.parentElement));
   let worst = [21, ""];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
-    if (!text || element.closest("[hidden], script, option") || !element.getClientRects().length) continue;
+    if (!text || element.closest("[hidden], option") || !element.getClientRects().length) continue;
     const back = behind(element), ink = over(number(getComputedStyle(element).color), back);
     const [high, low] = [light(ink), light(back)].sort((a, b) => b - a);
     if ((high + 0.05) / (low + 0.05) < worst[0]) worst = [(high + 0.05) / (low + 0.05), text];
@@ -58,9 +59,14 @@ CONTRAST = """(() => {
 
 # What sticks out at the sides, has no name, or is there twice.
 FAULTS = """(() => {
-  const inside = (one) => one.getBoundingClientRect().right <= innerWidth + 0.5 && one.getBoundingClientRect().left >= -0.5;
-  const seen = [...document.querySelectorAll("body *")].filter((one) => one.getClientRects().length);
-  const named = (one) => one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.[0]?.textContent.trim();
+  const inside = (one) => {
+    const { left, right } = one.getBoundingClientRect();
+    return left >= -0.5 && right <= innerWidth + 0.5;
+  };
+  const all = [...document.querySelectorAll("body *")];
+  const seen = all.filter((one) => one.getClientRects().length);
+  const named = (one) => one.getAttribute("aria-label") || one.textContent.trim()
+    || one.labels?.[0]?.textContent.trim();
   const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);
   return [
     ...seen.filter((one) => !inside(one)),
@@ -153,7 +159,9 @@ def test_all_of_it_from_the_keyboard(browser, place, slow, width, dark):
     assert browser.value("document.getElementById('seed').value") == "7"
     good(browser)
     browser.press("Escape")
-    assert browser.value(FOCUS) == "words" and browser.value("document.getElementById('settings').hidden")
+    assert browser.value(FOCUS) == "words" and browser.value(
+        "document.getElementById('settings').hidden"
+    )
 
     with set_for(slow):
         browser.press(*"hello", "Enter")
@@ -167,7 +175,9 @@ def test_all_of_it_from_the_keyboard(browser, place, slow, width, dark):
     wait_for(lambda: browser.value(IDLE) and "tokens" in browser.value(SEEN))
     (whole,) = browser.value(TEXTS)
     # By the same seed the answer is the same, and this time it is there to its end.
-    assert whole.startswith(half) and len(whole) > len(half) and "stopped" not in browser.value(SEEN)
+    assert (
+        whole.startswith(half) and len(whole) > len(half) and "stopped" not in browser.value(SEEN)
+    )
     assert browser.value(TITLES) == ["left"]
 
     browser.press("Alt+t", "ArrowRight", "ArrowRight")
@@ -183,7 +193,9 @@ def test_all_of_it_from_the_keyboard(browser, place, slow, width, dark):
     assert browser.value("document.getElementById('second').value") == "right"
     browser.press("Escape", *"who are you", "Enter")
     wait_for(lambda: browser.value(IDLE) and "Which one is better?" in browser.value(SEEN))
-    assert browser.value(TITLES) == ["left", "Answer 1", "Answer 2"], "nobody is named before the vote"
+    assert browser.value(TITLES) == ["left", "Answer 1", "Answer 2"], (
+        "nobody is named before the vote"
+    )
     good(browser)
     before = len(votes.read_text().splitlines()) if votes.exists() else 0
     browser.press("Alt+2")
@@ -220,17 +232,20 @@ SAID = [
     "x" * 3000,
 ]
 
+# A server that says SAID, each byte being a token of its own, or all of a long text one.
 ANSWERS = """window.fetch = async (path, options) => {
-  if (!options.method) return new Response(JSON.stringify({ data: [{ id: "left" }], votes: true }));
+  const models = JSON.stringify({ data: [{ id: "left" }], votes: true });
+  if (!options.method) return new Response(models);
   const said = SAID, bytes = [...new TextEncoder().encode(" " + said)];
-  const token = (some) => ({ token: "?", logprob: -0.5, bytes: some, top_logprobs: [{ token: "?", logprob: -0.5 }] });
+  const about = { token: "?", logprob: -0.5, top_logprobs: [{ token: "?", logprob: -0.5 }] };
+  const parts = bytes.length > 400 ? [bytes] : bytes.map((one) => [one]);
+  const content = parts.map((some) => ({ ...about, bytes: some }));
   const events = [
     { choices: [{ delta: { content: said }, finish_reason: null, logprobs: null }] },
-    { choices: [{ delta: {}, finish_reason: "stop", logprobs: { content: bytes.slice(0, 400).length < bytes.length
-      ? [token(bytes)] : bytes.map((one) => token([one])) } }] },
+    { choices: [{ delta: {}, finish_reason: "stop", logprobs: { content } }] },
     { choices: [], usage: { completion_tokens: 3, left_out_turns: 2 } },
-  ];
-  return new Response(events.map((one) => `data: ${JSON.stringify(one)}\\n\\n`).join("") + "data: [DONE]\\n\\n");
+  ].map((one) => JSON.stringify(one));
+  return new Response([...events, "[DONE]"].map((one) => `data: ${one}\n\n`).join(""));
 }"""
 
 
@@ -243,7 +258,9 @@ def test_whatever_is_said_is_text(browser, place, said):
     browser.press("h", "Enter")
     wait_for(lambda: browser.value(IDLE) and "tokens" in browser.value(SEEN))
     assert browser.value(TEXTS) == [said]
-    assert browser.value("window.bad === undefined && document.querySelectorAll('img').length === 0")
+    assert browser.value(
+        "window.bad === undefined && document.querySelectorAll('img').length === 0"
+    )
     letters = browser.value("[...document.querySelectorAll('.t')].map((one) => one.textContent)")
     assert "".join(letters) == said.replace(" ", "") or said.startswith(("<", "*", "\u0645"))
     assert "2 oldest turns" in browser.value(SEEN)
@@ -255,12 +272,12 @@ def test_whatever_is_said_is_text(browser, place, said):
 FAILURES = [
     ("throw new TypeError('Failed to fetch')", "The server does not answer; is it still running?"),
     (
-        "return new Response('{\"error\": {\"message\": \"top_p is 3\"}}', { status: 400 })",
+        'return new Response(\'{"error": {"message": "top_p is 3"}}\', { status: 400 })',
         "Top_p is 3.",
     ),
     ("return new Response('<html>', { status: 502 })", "The server answered 502."),
     ("return new Response('data: {\"choices\": []}\\n\\n')", "The server went away in the middle"),
-    ("return new Response('data: {\"error\": {\"message\": \"it broke\"}}\\n\\n')", "It broke."),
+    ('return new Response(\'data: {"error": {"message": "it broke"}}\\n\\n\')', "It broke."),
 ]
 
 
@@ -286,5 +303,6 @@ def test_nothing_comes_from_elsewhere(browser, place):
     loaded = browser.value("performance.getEntriesByType('resource').map((one) => one.name)")
     assert len(loaded) >= 4 and all(one.startswith(place[0]) for one in loaded)
     # The policy lets no script in that the server did not send.
-    browser.value("document.body.append(Object.assign(document.createElement('script'), {text: 'window.bad = 1'})); 0")
+    script = "Object.assign(document.createElement('script'), { text: 'window.bad = 1' })"
+    browser.value(f"document.body.append({script})")
     assert browser.value("window.bad === undefined")
