@@ -11,7 +11,10 @@ voted on the web page (`python -m gpt_jax.serve --votes`). Several judge the sam
 told how often each agrees with the first. Ratings are Bradley-Terry's maximum likelihood, with 95%
 intervals over the prompts.
 
-Hardware and time: EXPECTED
+Hardware and time: two models of 0.5M parameters, gold and a reward model, 200 prompts, 18 s on one
+busy CPU core.
+Expected (the default world, one seed): PPO beats SFT in 82% of the games by gold (1132 to 868), in
+91% by the reward model; the two judges agree on 95% of the pairs that are no tie to either.
 """
 
 import dataclasses

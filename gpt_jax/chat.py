@@ -32,7 +32,7 @@ HELP = (
     "Ask something; Ctrl-C stops an answer. /again asks anew, /undo takes the last question back, "
     "/system TEXT sets the rules, /reset forgets all but these, /quit leaves."
 )
-PLACES = 2048  # tokens of a conversation that are kept in the cache
+PLACES = 1024  # tokens of a conversation that are kept: a longer cache makes every token slower
 STEPS = 4  # tokens between two looks at what is new
 
 

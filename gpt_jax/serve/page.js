@@ -37,12 +37,12 @@ async function listModels() {
 }
 
 function chosen() {
-  const room = known.data.find((one) => one.id === $("first").value)?.max_model_len;
-  if (room) {
-    $("max_tokens").max = room - 1;
-    if (Number($("max_tokens").value) >= room) $("max_tokens").value = Math.floor(room / 2);
-  }
-  $("name").textContent = [$("first"), $("second")].map((one) => one.value).filter(Boolean).join(" and ");
+  const names = [$("first"), $("second")].map((one) => one.value).filter(Boolean);
+  const rooms = known.data.filter((one) => names.includes(one.id)).map((one) => one.max_model_len ?? Infinity);
+  const room = Math.min(...rooms);  // the tokens that all of them read
+  $("max_tokens").max = Number.isFinite(room) ? room - 1 : "";
+  if (Number($("max_tokens").value) >= room) $("max_tokens").value = Math.floor(room / 2);
+  $("name").textContent = names.join(" and ");
   $("talk").classList.toggle("wide", $("second").value !== "");
 }
 
