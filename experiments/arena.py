@@ -21,6 +21,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import rich
@@ -39,6 +40,7 @@ from gpt_jax.evaluate.judges import (
     by_scores,
     by_verdicts,
     pairs_of,
+    question,
     reward_judge,
 )
 from gpt_jax.evaluate.task import evaluate_task
@@ -50,6 +52,7 @@ from gpt_jax.report.arena import arena_sentence, arena_table
 from gpt_jax.report.table import for_terminal
 from gpt_jax.tasks.prompts import task_of
 from gpt_jax.tasks.task import Task, opening
+from gpt_jax.text.chat import Message
 from gpt_jax.train.command import use_compilation_cache
 from gpt_jax.train.served import open_run
 
@@ -138,15 +141,16 @@ def play(options: Options) -> tuple[dict[str, list[Rating]], dict[str, dict]]:
         raise UserError("these prompts have no score of their own; give --judge or --judge-model")
     # All that a judge needs is looked at before the first answer.
     scorers = {judge: reward_judge(judge) for judge in options.judges if judge != GOLD}
-    complete = _complete_of(options.judge_model) if options.judge_model else None
-    models = {name: open_run(where) for name, where in named}
     rows = sample_rows(task.rows("test"), options.prompts, options.seed)
+    prompts = [list(task.prompt(row)) for row in rows]
+    how = Sampling(temperature=0.0, max_new_tokens=options.judge_tokens, seed=options.seed)
+    complete = options.judge_model and _complete_of(options.judge_model, prompts, options, how)
+    models = {name: open_run(where) for name, where in named}
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed
     )
     found = evaluate_task(models, task, sampling, rows)
     pairs, about_N = pairs_of(names, len(rows)), [_about(task, row) for row in rows]
-    prompts = [list(task.prompt(row)) for row in rows]
     judged: dict[str, Judged] = {}
     for judge in options.judges:
         gold = {name: one.scores_AN[0] for name, one in found.items()} if judge == GOLD else None
@@ -154,7 +158,6 @@ def play(options: Options) -> tuple[dict[str, list[Rating]], dict[str, dict]]:
         judged[judge] = by_scores(pairs, scores, options.noticeable if gold else 0.0)
     if complete:
         texts = {name: one.texts_AN[0] for name, one in found.items()}
-        how = Sampling(temperature=0.0, max_new_tokens=options.judge_tokens, seed=options.seed)
         judged[options.judge_model] = by_verdicts(
             pairs, prompts, texts, complete, options.rubric, how
         )
@@ -172,14 +175,23 @@ def play(options: Options) -> tuple[dict[str, list[Rating]], dict[str, dict]]:
     return rated, facts
 
 
-def _complete_of(where: str) -> Complete:
-    """What asks a judge; a server must answer now."""
+def _complete_of(
+    where: str, prompts: Sequence[list[Message]], options: Options, sampling: Sampling
+) -> Complete:
+    """What asks a judge, after a look at whether the longest question fits it at all."""
+    longest = max(prompts, key=lambda turns: sum(len(turn["content"]) for turn in turns))
+    asked = [question(longest, "", "", options.rubric)]
     name, at, url = where.partition("@http")
-    if not at:
-        return open_run(where).complete
-    complete = remote(f"http{url}", name, os.environ.get("OPENAI_API_KEY", "none"))
-    complete(["Reply with the letter A."], Sampling(temperature=0.0, max_new_tokens=1))
-    return complete
+    if at:
+        complete = remote(f"http{url}", name, os.environ.get("OPENAI_API_KEY", "none"))
+        complete(asked, sampling)
+        return complete
+    model = open_run(where)
+    try:
+        model.look(asked, sampling)
+    except UserError as error:
+        raise UserError(f"--judge-model {where} cannot be asked: {error}") from error
+    return model.complete
 
 
 def _named(model: str) -> tuple[str, str]:

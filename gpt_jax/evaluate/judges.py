@@ -30,9 +30,11 @@ from gpt_jax.train.origin import load_params
 BATCH = 256  # answers that a reward model reads at a time
 RUBRIC = "The better answer is true, does what was asked, and says no more than that."
 
-# The letter at the end of a "Verdict: A", or what a reply that has none begins with.
-_SAID = re.compile(r"verdict\W{1,6}(A|B|tie)\b", re.IGNORECASE)
-_BARE = re.compile(r"[\W_]*(?:[Aa]nswer\s+)?(A|B|[Tt]ie|TIE)(?=\W*$|\s*[.,:;)\]*\n-]|\s+is\b)")
+# "Verdict: A", or "the better answer is answer A"; or what a reply that has neither begins with.
+_SAID = re.compile(
+    r"(?i:verdict|better(?: answer| one)? is)\W{1,6}(?i:answer\s+|a\s+(?=tie))?(A|B|(?i:tie))\b"
+)
+_BARE = re.compile(r"\A[\W_]*(?:[Aa]nswer\s+)?(A|B|(?i:tie))(?=\W*$|\s*[.,:;)\]*\n-]|\s+is\b)")
 
 
 class Pair(NamedTuple):
@@ -190,11 +192,8 @@ def verdict(reply: str) -> float | None:
     The last "Verdict: ..." counts, for a judge may think first; a reply without one must begin with
     what it is for.
     """
-    found = _SAID.findall(reply) or _BARE.match(reply.strip())
-    if not found:
-        return None
-    said = found[-1] if isinstance(found, list) else found[1]
-    return {"a": 1.0, "b": 0.0, "tie": 0.5}[said.lower()]
+    said = _SAID.findall(reply) or _BARE.findall(reply)
+    return {"a": 1.0, "b": 0.0, "tie": 0.5}[said[-1].lower()] if said else None
 
 
 def agreement(one: Judged, other: Judged, about_P: Sequence[Hashable]) -> dict[str, Any] | None:

@@ -109,6 +109,11 @@ def test_equal_answers_are_a_tie_that_nobody_is_asked_about():
         ("Tie.", 0.5),
         ("I first thought Verdict: A. No.\n**Verdict:** B", 0.0),
         ("verdict: tie", 0.5),
+        ("Verdict: a tie", 0.5),
+        ("VERDICT\n\nB", 0.0),
+        ('The better answer is answer A, which is "A"', 1.0),
+        ("The better one is: B.", 0.0),
+        ("The better answer is a good one", None),
         ("Verdict: Answer", None),
         ("A good answer would be true.", None),
         ("Both are good", None),
@@ -185,7 +190,7 @@ def two_models(monkeypatch, tmp_path):
 
 def test_an_arena_with_several_judges(two_models, monkeypatch, tmp_path, capsys):
     complete, asked = judge(lambda a, b: "Verdict: A")
-    monkeypatch.setattr(arena, "_complete_of", lambda where: complete)
+    monkeypatch.setattr(arena, "_complete_of", lambda *_: complete)
     monkeypatch.setattr(
         arena, "reward_judge",
         lambda folder: lambda prompts, one: np.array([-len(t) for t in one.texts_AN[0]], float),

@@ -298,6 +298,24 @@ def test_what_goes_wrong_is_one_sentence_and_can_be_asked_again(browser, place, 
     assert browser.value(alerts) == []
 
 
+LOCKED = """window.fetch = ((before) => async (path, options) =>
+  options.headers.Authorization === "Bearer key" ? before(path, options)
+    : new Response('{"error": {"message": "the API key is missing or wrong"}}', { status: 401 })
+)(window.fetch)"""
+
+
+def test_a_key_is_asked_for_and_then_the_models_are_there(browser, place):
+    browser.show(390, 800)
+    browser.open(place[0])
+    wait_for(lambda: browser.value("document.getElementById('first').options.length === 2"))
+    browser.value(LOCKED + "; document.getElementById('key').onchange(); 0")
+    wait_for(lambda: browser.value(FOCUS) == "key")
+    assert "The API key is missing or wrong." in browser.value(SEEN)
+    good(browser)
+    browser.press(*"key", "Tab")
+    wait_for(lambda: "Write below" in browser.value(SEEN))
+
+
 def test_nothing_comes_from_elsewhere(browser, place):
     browser.open(place[0])
     loaded = browser.value("performance.getEntriesByType('resource').map((one) => one.name)")

@@ -16,6 +16,7 @@ openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("llguidance")
 
+from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.generate.constraints import Constrain  # noqa: E402
 from gpt_jax.generate.engine import Engine  # noqa: E402
 from gpt_jax.generate.sampling import Sampling  # noqa: E402
@@ -153,6 +154,23 @@ def test_turns_that_do_not_fit_are_left_out_and_counted(client):
 def test_the_models_say_how_much_they_read(server):
     found = httpx.get(f"{server[0]}/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()
     assert found["votes"] and [one["max_model_len"] for one in found["data"]] == [640]
+
+
+def test_a_served_model_judges_an_arena(server, model, monkeypatch):
+    """`--judge-model NAME@URL`; one that cannot be asked is said at the start."""
+    from experiments import arena
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    options = arena.Options(models=("a", "b"))
+    sampling = Sampling(temperature=0.0, max_new_tokens=4)
+    complete = arena._complete_of(f"tiny@{server[0]}/v1", [HELLO], options, sampling)
+    assert complete(["hello"], sampling)[0].text == model.complete(["hello"], sampling)[0].text
+    with pytest.raises(UserError, match="there is no model 'other'; there is tiny"):
+        arena._complete_of(f"other@{server[0]}/v1", [HELLO], options, sampling)
+    monkeypatch.setattr(arena, "open_run", lambda where: model)
+    long = [{"role": "user", "content": "x" * 1000}]
+    with pytest.raises(UserError, match="--judge-model it cannot be asked: prompt 1 is too long"):
+        arena._complete_of("it", [HELLO, long], options, sampling)
 
 
 def test_a_schema_binds(client):
