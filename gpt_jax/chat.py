@@ -58,15 +58,15 @@ def load(
     """The model of one stage, or one from elsewhere.
 
     Args:
-        run_folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage; or a Hugging
-            Face folder, hf:ORG/NAME or gguf:FILE.
-        stage: whose model of a whole run.
-        temperature: divides the logits; 0 takes the most likely token.
-        max_new_tokens: None is half the context, 256 at most.
-        seed: of the sampling.
+      run_folder: of a whole run (with ppo/, sft/, pretrain/ inside) or of one stage; or a Hugging
+        Face folder, hf:ORG/NAME or gguf:FILE.
+      stage: whose model of a whole run.
+      temperature: divides the logits; 0 takes the most likely token.
+      max_new_tokens: None is half the context, 256 at most.
+      seed: of the sampling.
 
     Raises:
-        UserError: nothing to load there, or an option the model cannot meet.
+      UserError: nothing to load there, or an option the model cannot meet.
     """
     model = open_run(run_folder, stage)
     context = model.config.context_length
@@ -98,7 +98,7 @@ def answer(
       seed: of this answer.
 
     Yields:
-      The text as it comes.
+      The text as it comes, now and then "".
 
     Returns:
       The completion.
@@ -192,10 +192,8 @@ def converse(assistant: Assistant, lines: Iterable[str]) -> Iterator[str]:
                 note = "(nothing was asked yet)"
             elif command == "/system":
                 rules = [Message(role="system", content=rest.strip())] if rest.strip() else []
-                turns, note = (
-                    [],
-                    "(a new conversation, under these rules)" if rules else "(no rules)",
-                )
+                note = "(a new conversation, under these rules)" if rules else "(no rules)"
+                turns = []
             else:
                 note = HELP
             yield note + "\n"

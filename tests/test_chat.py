@@ -161,8 +161,7 @@ def test_what_was_said_before_is_not_read_again(assistant):
     engine, model = assistant.engine, assistant.model
     turns = [_message("user", "ABC DEF GHI JKL MNO")]
     first = model.asked(turns, 0, assistant.sampling).ids
-    parts = answer(assistant, turns, 0)
-    turns.append(_message("assistant", "".join(iter(lambda: next(parts, ""), ""))))
+    turns.append(_message("assistant", said(assistant, turns, 0)))
     known = engine._slots[0].known
     assert known.tolist()[: len(first)] == first
     engine.counters.clear()

@@ -66,7 +66,7 @@ def stream(engine: Engine, asked: Asked, sampling: Sampling) -> Generator[str, N
       sampling: how to draw, once.
 
     Yields:
-      What is added to the text.
+      What is added to the text after every step of the engine; "" where that is nothing.
 
     Returns:
       The completion, which is that of `TextModel.complete`.
@@ -80,9 +80,8 @@ def stream(engine: Engine, asked: Asked, sampling: Sampling) -> Generator[str, N
         while True:
             engine.advance()
             text, completion = progress(engine.model, asked, request)
-            if len(text) > sent:
-                yield text[sent:]
-                sent = len(text)
+            yield text[sent:]
+            sent = max(sent, len(text))
             if completion:
                 return completion
     finally:

@@ -68,7 +68,7 @@ def test_a_judge_that_always_says_one_letter_gives_ties_alone(always):
 
 
 def test_nonsense_is_counted_and_no_verdict():
-    """Break it: count what cannot be read as a tie."""
+    """Invariant 14. Break it: count what cannot be read as a tie."""
     found, _ = judged(
         lambda a, b: (
             "Bananas!" if "2" in a + b else "Verdict: A" if len(a) < len(b) else "Verdict: B"

@@ -141,6 +141,7 @@ def test_the_bytes_of_all_tokens_are_the_text(client):
 
 
 def test_turns_that_do_not_fit_are_left_out_and_counted(client):
+    """Invariant 14."""
     said = [HELLO[0], {"role": "assistant", "content": "hello there, how are you? " * 8}] * 8
     for stream in (False, True):
         reply = client.chat.completions.create(
