@@ -20,8 +20,7 @@ from gpt_jax import terminal
 from gpt_jax.errors import UserError
 from gpt_jax.generate.engine import Engine
 from gpt_jax.generate.sampling import Sampling
-from gpt_jax.generate.slots import takes
-from gpt_jax.generate.streaming import stream
+from gpt_jax.generate.streaming import stream, takes
 from gpt_jax.generate.text import Completion, TextModel
 from gpt_jax.text.chat import Message
 from gpt_jax.train.origin import is_foreign

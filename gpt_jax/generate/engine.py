@@ -85,7 +85,9 @@ class Engine:
         self._program = devices.Program(model.config, *ends, top)
         self._words = -(-model.config.vocab_size // 32)
         with self.model.on_mesh():
-            self._state = devices.empty(model.config, slots, places)
+            empty = devices.empty(model.config, slots, places)
+            # Bound to its devices, as what the programs give back is: else they compile twice.
+            self._state = jax.device_put(empty, jax.tree.map(lambda x: x.sharding, empty))
 
     @property
     def busy(self) -> bool:

@@ -114,11 +114,6 @@ class Drawn(NamedTuple):
     top_logprobs: jax.Array
 
 
-def takes(model: Model) -> bool:
-    """Whether an engine takes a model: one that keeps its past as keys and values."""
-    return isinstance(jax.eval_shape(lambda: init_cache(model, 1, 2)), KVCache)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))  # so that no two arrays are one buffer
 def empty(model: Model, rows: int, places: int) -> Slots:
     """Slots without a request.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+import jax
+
 from gpt_jax.generate.engine import Engine
 from gpt_jax.generate.requests import Request
 from gpt_jax.generate.sampling import Sampling
 from gpt_jax.generate.text import Asked, Completion, TextModel, draws
+from gpt_jax.models.cache import KVCache
+from gpt_jax.models.contract import Model, init_cache
 from gpt_jax.text.tokenizer import Tokenizer
 
 HELD = "\N{REPLACEMENT CHARACTER}"  # the text of a character whose bytes are not all there
+
+
+def takes(model: Model) -> bool:
+    """Whether an engine takes a model: one that keeps its past as keys and values."""
+    return isinstance(jax.eval_shape(lambda: init_cache(model, 1, 2)), KVCache)
 
 
 def settled(text: str, stops: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gpt_jax.errors import UserError
 from gpt_jax.generate.engine import Engine
 from gpt_jax.generate.sampling import Sampling
-from gpt_jax.generate.slots import takes
-from gpt_jax.generate.streaming import HELD, pieces, settled, stream
+from gpt_jax.generate.slots import decode, prefill
+from gpt_jax.generate.streaming import HELD, pieces, settled, stream, takes
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import init
 from gpt_jax.models.config import ModelConfig
@@ -101,3 +101,14 @@ def test_what_fits_no_slot_is_said(engine):
 
 def test_which_models_an_engine_takes(engine):
     assert takes(engine.model.config)
+
+
+def test_a_warm_engine_compiles_nothing(engine):
+    """Of parameters that are bound to a device, as loaded ones are: the first who asks waits no
+    longer. Break it: leave the slots where `empty` made them."""
+    params = jax.device_put(engine.model.params, jax.devices()[0])
+    warm = Engine(engine.model._replace(params=params), slots=2, rows=2)
+    warm.complete(["warm up"], Sampling(max_new_tokens=2))
+    compiled = prefill._cache_size(), decode._cache_size()
+    warm.complete(["hello", "you"], Sampling(max_new_tokens=12, seed=1, top_k=3, temperature=0.5))
+    assert (prefill._cache_size(), decode._cache_size()) == compiled
