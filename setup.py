@@ -18,7 +18,7 @@ setup(
     package_data={
         "gpt_jax.labels": ["page.html"],
         "gpt_jax.plan": ["chip_descriptions/*.txtpb"],
-        "gpt_jax.serve": ["page.html"],
+        "gpt_jax.serve": ["page.html", "*.css", "*.js"],
     },
     install_requires=[
         "array-record>=0.5",

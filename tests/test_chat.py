@@ -2,7 +2,13 @@
 
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
 import sys
+import threading
+import time
 
 import jax
 import optax
@@ -13,6 +19,8 @@ from gpt_jax.chat import Assistant, answer, converse
 from gpt_jax.errors import UserError
 from gpt_jax.generate import Sampling, TextModel
 from gpt_jax.generate import text as text_module
+from gpt_jax.generate.engine import Engine
+from gpt_jax.generate.text import Completion
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.heads import init_scorer
 from gpt_jax.text import chat as chat_layout
@@ -29,7 +37,12 @@ def assistant() -> Assistant:
     config = ModelConfig(tokenizer.vocab_size, context_length=64, width=16, layers=1, heads=2)
     params = models.init(config, jax.random.key(0))
     model = TextModel(config, params, tokenizer)
-    return Assistant(model, "ppo", Sampling(temperature=1.0, max_new_tokens=8))
+    engine = Engine(model, 1, 64, rows=1, chunk=32, steps=2)
+    return Assistant(model, "ppo", Sampling(temperature=1.0, max_new_tokens=8), engine)
+
+
+def said(assistant, messages, seed) -> str:
+    return "".join(answer(assistant, messages, seed))
 
 
 def _message(role, content):
@@ -62,24 +75,24 @@ def test_the_oldest_turns_go_first_and_the_rules_stay(limit, kept):
 def test_a_message_that_cannot_fit_is_refused(assistant):
     tight = assistant._replace(sampling=Sampling(max_new_tokens=62))
     with pytest.raises(UserError, match="3 tokens and the model reads 2"):
-        answer(tight, [*HISTORY[1:5], _message("user", "")], 0)
+        said(tight, [*HISTORY[1:5], _message("user", "")], 0)
 
 
 def test_the_answer_is_the_same_whatever_the_prompt_is_padded_to(assistant, monkeypatch):
     """Invariant 1, seen from the chat. Break it: make `pad_prompts` pad with segment 1."""
-    messages = [_message("user", "hello")]
-    texts = []
+    messages, whole = [_message("user", "hello")], assistant._replace(engine=None)
+    texts = [said(assistant, messages, 3)]
     for bucket in (1, 8, 32):
         monkeypatch.setattr(text_module, "NARROWEST", bucket)
-        texts.append(answer(assistant, messages, 3))
-    assert texts[0] and texts == [texts[0]] * 3
+        texts.append(said(whole, messages, 3))
+    assert texts[0] and texts == [texts[0]] * 4
 
 
 def test_a_long_conversation_keeps_going(assistant):
     lines = ["hello there, how are you?"] * 6
-    replies = list(converse(assistant, lines))
-    assert len(replies) == 6
-    assert replies == list(converse(assistant, lines))
+    shown = "".join(converse(assistant, lines))
+    assert shown.count("ppo> ") == 6 and "turns no longer fit" in shown
+    assert shown == "".join(converse(assistant, lines))
 
 
 def test_a_base_model_gets_a_plain_document_and_only_its_own_line_is_shown(assistant, monkeypatch):
@@ -91,26 +104,144 @@ def test_a_base_model_gets_a_plain_document_and_only_its_own_line_is_shown(assis
     )
     decode = Tokenizer.decode
     monkeypatch.setattr(Tokenizer, "decode", lambda *_: " hello\nUser: and you?\nAssistant: fine")
-    assert answer(base, [_message("user", "hi")], 0) == "hello"
+    assert said(base, [_message("user", "hi")], 0) == "hello"
     assert decode(base.model.tokenizer, seen[0]) == " User: hi\nAssistant:"
+    assert not base.engine.busy
+
+
+def saying(monkeypatch, text="ok"):
+    """Lets every answer be the same; returns the list of the conversations."""
+    seen = []
+
+    def answer(assistant, messages, seed):
+        seen.append([message["content"] for message in messages])
+        yield text
+        return Completion(text, [1], [0.0], "stop", 1)
+
+    monkeypatch.setattr(chat, "answer", answer)
+    return seen
 
 
 def test_commands(assistant, monkeypatch):
-    seen = []
-    monkeypatch.setattr(chat, "answer", lambda _, messages, seed: seen.append(messages) or "ok")
-    lines = ["/system be brief", "one", "", "two", "/reset", "three", "/what", "/quit", "four"]
-    replies = list(converse(assistant, lines))
-    assert [[m["content"] for m in messages] for messages in seen] == [
+    seen = saying(monkeypatch)
+    lines = ["/undo", "/system be brief", "one", "", "two", "/again", "/undo", "three"]
+    lines += ["/reset", "four", "/help", "/quit", "five"]
+    shown = "".join(converse(assistant, lines)).splitlines()
+    assert seen == [
         ["be brief", "one"],
         ["be brief", "one", "ok", "two"],
-        ["be brief", "three"],
+        ["be brief", "one", "ok", "two"],
+        ["be brief", "one", "ok", "three"],
+        ["be brief", "four"],
     ]
-    assert replies[-1] == chat.HELP
+    assert shown[0] == "(nothing was asked yet)" and shown[-1] == chat.HELP
+    assert "(taken back: two)" in shown and shown.count("ppo> ok") == 5
 
 
 def test_a_message_that_is_too_long_is_said_and_forgotten(assistant):
-    too_long, short = converse(assistant, ["x" * 200, "hello"])
+    too_long, short = "".join(converse(assistant, ["x" * 200, "hello"])).splitlines()
     assert "say it shorter" in too_long and "say it shorter" not in short
+
+
+@pytest.mark.parametrize("layout", ["chat", "document"])
+def test_an_answer_in_parts_is_the_whole_one(assistant, layout):
+    assistant = assistant._replace(model=assistant.model._replace(layout=layout))
+    assistant.engine.model = assistant.model
+    for seed in range(4):
+        parts = list(answer(assistant, [_message("user", "hello")], seed))
+        assert "".join(parts) == said(
+            assistant._replace(engine=None), [_message("user", "hello")], seed
+        )
+
+
+def test_what_was_said_before_is_not_read_again(assistant):
+    """Break it: begin the conversation anew in another slot."""
+    engine, model = assistant.engine, assistant.model
+    turns = [_message("user", "ABC DEF GHI JKL MNO")]
+    first = model.asked(turns, 0, assistant.sampling).ids
+    (whole,) = model.complete([turns], assistant.sampling)
+    turns.append(_message("assistant", said(assistant, turns, assistant.sampling.seed)))
+    known = [*first, *whole.tokens[:-1]]  # the last token that is drawn is not in the cache
+    engine.counters.clear()
+    turns.append(_message("user", "are you?"))
+    said(assistant, turns, 1)
+    second = model.asked(turns, 0, assistant.sampling).ids
+    shared = len(os.path.commonprefix([known, second]))
+    assert shared >= len(first) > 16
+    assert engine.counters["copied"] == shared
+    assert engine.counters["read"] == len(second) - shared
+
+
+def test_a_model_without_a_cache_chats(run_folder, monkeypatch):
+    monkeypatch.setattr(chat, "takes", lambda model: False)
+    assistant = chat.load(run_folder, "sft")
+    assert assistant.engine is None
+    assert "sft> " in "".join(converse(assistant, ["hello"]))
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_the_conversation(assistant, monkeypatch):
+    """Break it: let the signal break into the step, or forget what had been said."""
+    engine = Engine(assistant.model, 1, 64, rows=1, chunk=32, steps=1)
+    slow = assistant._replace(engine=engine, sampling=Sampling(max_new_tokens=24, seed=1))
+    whole = said(slow, [_message("user", "hello")], 1)
+    advance, calls = engine.advance, []
+
+    def interrupted():
+        calls.append(advance())
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return calls[-1]
+
+    monkeypatch.setattr(engine, "advance", interrupted)
+    asked = []
+    submit = engine.submit
+    monkeypatch.setattr(engine, "submit", lambda one: asked.append(one) or submit(one))
+    before = signal.getsignal(signal.SIGINT)
+    first, second = "".join(converse(slow, ["hello", "you"])).split("\nppo> ")
+    half = first.removeprefix("ppo> ").removesuffix(" (stopped)")
+    assert (
+        first.endswith(" (stopped)") and whole.lstrip().startswith(half) and len(half) < len(whole)
+    )
+    told = assistant.model.tokenizer.decode(asked[1].ids)
+    assert half in told and second.strip() and not engine.busy
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.slow
+def test_a_terminal_is_talked_to(run_folder):
+    """Through a pseudo-terminal: a line, Ctrl-C at the empty prompt, and the end."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "TERM": "dumb", "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt_jax.chat", str(run_folder), "--stage", "sft"],
+        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": environment},
+    )
+    os.close(theirs)
+    shown = b""
+
+    def until(text: bytes) -> None:
+        nonlocal shown
+        limit = threading.Timer(100, process.kill)
+        limit.start()
+        while text not in shown:
+            try:
+                more = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                more = b""
+            assert more, shown
+            shown += more
+        limit.cancel()
+        shown = shown.split(text, 1)[1]
+
+    until(b"you> ")
+    os.write(ours, b"hello\n")
+    until(b"sft> ")
+    until(b"you> ")
+    time.sleep(1)  # readline has shown the prompt, and is about to wait
+    process.send_signal(signal.SIGINT)
+    until(b"Goodbye.")
+    assert process.wait() == 0
+    os.close(ours)
 
 
 def _run(monkeypatch, assistant, typed):
@@ -209,7 +340,7 @@ def test_a_wrong_byte_is_a_wrong_letter_and_so_is_one_that_cannot_be_shown(assis
     """Break it: leave out `reconfigure`."""
     typed = io.TextIOWrapper(io.BytesIO(b"hello \xff\n"), encoding="utf-8")
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(chat, "answer", lambda _, messages, seed: messages[-1]["content"])
+    saying(monkeypatch, "hello \ufffd")
     monkeypatch.setattr(sys, "stdout", shown)
     _run(monkeypatch, assistant, typed)
     shown.flush()

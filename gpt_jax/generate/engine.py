@@ -88,7 +88,9 @@ class Engine:
         with self.model.on_mesh():
             self._params = for_decoding(model.config, model.params)
             sizes = None if pages is None else (pages, PAGE)
-            self._state = devices.empty(model.config, slots, places, sizes)
+            empty = devices.empty(model.config, slots, places, sizes)
+            # Bound to its devices, as what the programs give back is: else they compile twice.
+            self._state = jax.device_put(empty, jax.tree.map(lambda x: x.sharding, empty))
         self._memory = Pages(self._slots, *sizes, places) if sizes else Rows(self._slots)
 
     @property
@@ -178,7 +180,9 @@ class Engine:
           prompts, sampling: as there; penalties and biases are allowed.
           constraint: begins what every completion must look like.
         """
-        asked = [self.model.asked(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        asked = [
+            self.model.asked(prompt, i, sampling, self.places) for i, prompt in enumerate(prompts)
+        ]
         requests, places = [], []
         for one in draws(asked, sampling.n):
             for name in one.names:

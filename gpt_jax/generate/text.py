@@ -161,9 +161,11 @@ class TextModel(NamedTuple):
         """The mesh that the parameters lie on, for `with`."""
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
-    def asked(self, prompt: Prompt, number: int, sampling: Sampling) -> Asked:
-        """A prompt as the model reads it."""
-        new, context = sampling.max_new_tokens, self.config.context_length
+    def asked(
+        self, prompt: Prompt, number: int, sampling: Sampling, places: int | None = None
+    ) -> Asked:
+        """A prompt as the model reads it, in so many places; None: in all of its context."""
+        new, context = sampling.max_new_tokens, places or self.config.context_length
         limit = context - new
         if limit < 1:
             raise UserError(

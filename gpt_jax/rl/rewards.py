@@ -181,21 +181,36 @@ def retokenized_reward(
       records: of all prompts, by their row numbers.
       tokenizer: of the policy.
     """
+    score_texts = text_scorer(judge, scorer)
+    # What does not fit has no score, and HostReward says which row that is.
+    return HostReward(
+        lambda rollout: score_texts(rows_of(rollout, records, tokenizer)), "of another tokenizer"
+    )
+
+
+def text_scorer(judge: ModelFiles, scorer: dict) -> Callable[[Sequence[Row]], np.ndarray]:
+    """A reward model as a function of text: rows -> scores_B, float32.
+
+    Args:
+      judge: its shape and its tokenizer.
+      scorer: its parameters.
+
+    Returns:
+      `rows -> scores_B` of (record, completion, stopped) rows; NaN where one does not fit.
+    """
     longest = judge.model.context_length - ("readout" in scorer["head"])
     score_rows = jax.jit(functools.partial(score_completions, judge.model, scorer))
 
-    def score(rollout: Rollout) -> np.ndarray:
+    def score(given: Sequence[Row]) -> np.ndarray:
         rows = [
             {"prompt": record["prompt"], "completions": [text], "stopped": [stopped], "ranks": [0]}
-            for record, text, stopped in rows_of(rollout, records, tokenizer)
+            for record, text, stopped in given
         ]
-        # What does not fit has no score, and HostReward says which row that is.
         batch = pad_comparisons(rows, judge.tokenizer, longest, LeftOut())
         only = jax.tree.map(lambda x: x[:, 0], (batch.tokens_BKT, batch.weights_BKT))
-        scores_B = score_rows(*only)
-        return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(scores_B), np.nan)
+        return np.where(batch.ranks_BK[:, 0] >= 0, np.asarray(score_rows(*only)), np.nan)
 
-    return HostReward(score, "of another tokenizer")
+    return score
 
 
 def rows_of(rollout: Rollout, records: Sequence[dict], tokenizer: Tokenizer) -> list[Row]:

@@ -210,6 +210,20 @@ def trained_length(folder: str | Path) -> int | None:
     return longest
 
 
+def _head_options(folder: str) -> HeadOptions:
+    """What the head of the reward model in a folder has."""
+    return HeadOptions() if is_foreign(folder) else head_options(param_shapes_in(folder))
+
+
+def reward_files(folder: str) -> ModelFiles:
+    """Shape and tokenizer of the reward model in a folder.
+
+    Raises:
+      UserError: if there is none.
+    """
+    return load_model_files(folder, functools.partial(scorer_shapes, options=_head_options(folder)))
+
+
 def trained_scorer(
     folder: str, start: ModelFiles, retokenize: bool
 ) -> tuple[Scorer, ModelFiles | None]:
@@ -226,8 +240,8 @@ def trained_scorer(
     Raises:
       UserError: if it has another tokenizer, and that is not allowed for.
     """
-    options = HeadOptions() if is_foreign(folder) else head_options(param_shapes_in(folder))
-    judge = load_model_files(folder, functools.partial(scorer_shapes, options=options))
+    options = _head_options(folder)
+    judge = reward_files(folder)
     scorer = Scorer(judge.model, options, trained_length(folder), folder)
     if judge.tokenizer == start.tokenizer:
         return scorer, None

@@ -41,6 +41,9 @@ class Options:
     """Completions of a model that run at once."""
     places: Positive | None = None
     """The most tokens of a prompt with its completion; None: the context, 1,024 at most."""
+    pages: Positive | None = None
+    """Pages of 64 tokens that the slots share; None: each has its places to itself. For
+    accelerators, with --places as long as the longest conversation."""
     queue: Positive = 256
     """Completions of a model that may wait or run; more are told to come again."""
     votes: str | None = None
@@ -97,7 +100,7 @@ def load(where: str, options: Options):
     from gpt_jax.train.served import open_run
 
     model = open_run(where)
-    engine = Engine(model, options.slots, options.places, top=20)
+    engine = Engine(model, options.slots, options.places, pages=options.pages, top=20)
     engine.complete(["warm up"], Sampling(max_new_tokens=2))
     try:
         constrain = Constrain(model.tokenizer, model.config.vocab_size)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from gpt_jax.generate.streaming import pieces
 from gpt_jax.generate.text import Completion
 from gpt_jax.serve.bodies import Wanted
 from gpt_jax.serve.tools import calls_of
@@ -98,23 +99,35 @@ class Answer:
                 "text_offset": offsets,
             }
 
-        def entry(token: int, logprob: float) -> dict[str, Any]:
-            said = text(token)
-            return {"token": said, "logprob": logprob, "bytes": list(said.encode())}
+        def entry(token: int, logprob: float, piece: str) -> dict[str, Any]:
+            return {"token": text(token), "logprob": logprob, "bytes": list(piece.encode())}
 
+        # The bytes of all tokens are the text: of a character in many tokens the last has them.
         content = [
-            entry(token, logprob) | {"top_logprobs": [entry(i, p) for i, p in top]}
-            for token, logprob, top in zip(one.tokens, one.logprobs, one.alternatives, strict=True)
+            entry(token, logprob, piece) | {"top_logprobs": [entry(i, p, text(i)) for i, p in top]}
+            for token, logprob, piece, top in zip(
+                one.tokens,
+                one.logprobs,
+                pieces(one.tokens, self.tokenizer),
+                one.alternatives,
+                strict=True,
+            )
         ]
         return {"content": content, "refusal": None}
 
 
 def usage(found: Sequence[Completion], wanted: Wanted) -> dict[str, int]:
-    """How many tokens were read and written; a prompt counts once for all of its completions."""
+    """How many tokens were read and written; a prompt counts once for all of its completions.
+
+    Where the oldest turns of a conversation did not fit, `left_out_turns` says how many.
+    """
     read = sum(one.prompt_tokens for one in found[:: wanted.sampling.n])
     written = sum(len(one.tokens) for one in found)
-    return {
+    count = {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
     }
+    # OpenAI's interface has no word for it, but nothing is cut in silence.
+    left_out = max(one.left_out for one in found)
+    return count | ({"left_out_turns": left_out} if left_out else {})

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gpt_jax.errors import UserError
@@ -23,7 +23,18 @@ from gpt_jax.serve.metrics import Metrics
 from gpt_jax.serve.service import Refused, Served, Service
 from gpt_jax.serve.worker import Busy
 
-PAGE = Path(__file__).with_name("page.html")
+# The page and what it loads; nothing of it comes from elsewhere, and no text becomes a script.
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/server.js": ("server.js", "text/javascript"),
+    "/words.js": ("words.js", "text/javascript"),
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
 MOST_BYTES = 2**20  # of a body
 LIMIT = 256  # new tokens where the client does not say
 
@@ -59,7 +70,7 @@ def make_app(
 
     app = Starlette(
         routes=[
-            route("/", _page, open_=True),
+            *(route(path, _file, open_=True) for path in FILES),
             route("/health", _health, open_=True),
             route("/metrics", _metrics),
             route("/v1/models", _models),
@@ -108,9 +119,11 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-async def _page(request: Request) -> Response:
-    policy = "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
-    return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": policy})
+async def _file(request: Request) -> Response:
+    name, kind = FILES[request.url.path]
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+    return Response(text, media_type=kind, headers=headers)
 
 
 async def _health(request: Request) -> Response:
@@ -127,12 +140,20 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _models(request: Request) -> Response:
+    """The models; beside OpenAI's fields how many tokens each reads, and whether votes are kept."""
+    service = request.app.state.service
     data = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "gpt_jax"}
-        for name in request.app.state.service.served
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "gpt_jax",
+            "max_model_len": one.worker.engine.places,
+        }
+        for name, one in service.served.items()
     ]
-    data += [embeddings.described(*one) for one in request.app.state.service.encoders.items()]
-    return JSONResponse({"object": "list", "data": data})
+    data += [embeddings.described(*one) for one in service.encoders.items()]
+    return JSONResponse({"object": "list", "data": data, "votes": service.vote is not None})
 
 
 async def _chat(request: Request) -> Response:
@@ -153,7 +174,7 @@ async def _votes(request: Request) -> Response:
     if service.vote is None:
         raise Refused(404, "this server keeps no votes; start it with --votes FILE")
     read = bodies.Reader(await _body(request))
-    read.only("messages", "answers", "better", "models")
+    read.only("messages", "answers", "better", "models", "stopped")
     messages = bodies.messages_of(bodies.Reader({"messages": read.get("messages", list)}))
     answers = read.get("answers", list, [])
     better = read.get("better", int, -1)
@@ -166,5 +187,9 @@ async def _votes(request: Request) -> Response:
         if len(models) != 2 or not all(isinstance(one, str) and one for one in models):
             raise UserError("models must be the two names, in the order of the answers")
         row |= {"chosen_model": models[better], "rejected_model": models[1 - better]}
+    if stopped := read.get("stopped", list, []):
+        if len(stopped) != 2 or not all(isinstance(one, bool) for one in stopped):
+            raise UserError("stopped must say of the two answers whether they ended by themselves")
+        row |= {"chosen_stopped": stopped[better], "rejected_stopped": stopped[1 - better]}
     await asyncio.to_thread(service.vote, row)
     return JSONResponse({"kept": True})

@@ -34,7 +34,7 @@ async def ask(request: Request, wanted: Wanted, chat: bool) -> Response:
     asked = [
         Asked(prompt, 0, wanted.sampling.stop, "")
         if isinstance(prompt[0], int)
-        else model.asked(prompt, number, wanted.sampling)
+        else model.asked(prompt, number, wanted.sampling, served.worker.engine.places)
         for number, prompt in enumerate(prompts)
     ]
     jobs: list[Job] = []

@@ -15,9 +15,8 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate.engine import Engine
 from gpt_jax.generate.requests import Constraint, Request
 from gpt_jax.generate.sampling import Sampling
+from gpt_jax.generate.streaming import progress
 from gpt_jax.generate.text import Asked, Completion
-
-HELD = "\N{REPLACEMENT CHARACTER}"  # the text of a character whose bytes are not all there
 
 
 class Busy(Exception):
@@ -152,32 +151,11 @@ class Worker:
         if job is None:
             return
         job.first = job.first or time.monotonic()
-        completion = self.engine.model.completion(
-            job.asked,
-            request.tokens,
-            request.logprobs,
-            request.tops,
-            request.finish_reason == "stop",
-        )
-        ended = request.finish_reason or completion.finish_reason == "stop_string"
-        if ended:
+        text, completion = progress(self.engine.model, job.asked, request)
+        if completion:
             self.jobs.pop(id(request), None)
             self.engine.cancel(request)
-            job.tell(News(completion.text[job.sent :], completion))
-            return
-        text = completion.text[: len(completion.text) - _unsure(completion.text, job.asked.stops)]
-        if len(text) > job.sent:
+            job.tell(News(text[job.sent :], completion))
+        elif len(text) > job.sent:
             job.tell(News(text[job.sent :]))
             job.sent = len(text)
-
-
-def _unsure(text: str, stops: tuple[str, ...]) -> int:
-    """How many characters at the end may still change, or turn out to begin a stop string."""
-    held = len(text) - len(text.rstrip(HELD))
-    begun = (
-        size
-        for stop in stops
-        for size in range(min(len(stop) - 1, len(text)), 0, -1)
-        if text.endswith(stop[:size])
-    )
-    return max([held, *begun])

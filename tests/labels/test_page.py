@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gpt_jax.labels.people import read_ranks, write_page
-from tests.labels.chromium import tab, wait_for
+from tests.chromium import tab, wait_for
 from tests.labels.rows import HOSTILE, ROWS
 
 ITEMS = "JSON.parse(document.getElementById('data').textContent).items"

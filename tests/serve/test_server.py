@@ -16,6 +16,7 @@ openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("llguidance")
 
+from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.generate.constraints import Constrain  # noqa: E402
 from gpt_jax.generate.embeddings import embedder  # noqa: E402
 from gpt_jax.generate.engine import Engine  # noqa: E402
@@ -128,6 +129,51 @@ def test_logprobs_are_of_the_tokens(client):
     assert len(old.choices[0].logprobs.tokens) == len(old.choices[0].logprobs.top_logprobs) == 4
 
 
+def test_the_bytes_of_all_tokens_are_the_text(client):
+    """Break it: give every token the bytes of what it says alone."""
+    for seed in range(4):
+        reply = client.chat.completions.create(
+            model="tiny", messages=HELLO, seed=seed, max_tokens=32, logprobs=True
+        )
+        (choice,) = reply.choices
+        spelt = b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode()
+        assert spelt.removeprefix(" ") == choice.message.content
+
+
+def test_turns_that_do_not_fit_are_left_out_and_counted(client):
+    """Invariant 14."""
+    said = [HELLO[0], {"role": "assistant", "content": "hello there, how are you? " * 8}] * 8
+    for stream in (False, True):
+        reply = client.chat.completions.create(
+            model="tiny", messages=[*said, *HELLO], max_tokens=4, stream=stream,
+            **({"stream_options": {"include_usage": True}} if stream else {}),
+        )  # fmt: skip
+        usage = list(reply)[-1].usage if stream else reply.usage
+        assert 0 < usage.left_out_turns < 16
+
+
+def test_the_models_say_how_much_they_read(server):
+    found = httpx.get(f"{server[0]}/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert found["votes"] and [one["max_model_len"] for one in found["data"]] == [640]
+
+
+def test_a_served_model_judges_an_arena(server, model, monkeypatch):
+    """`--judge-model NAME@URL`; one that cannot be asked is said at the start."""
+    from experiments import arena
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    options = arena.Options(models=("a", "b"))
+    sampling = Sampling(temperature=0.0, max_new_tokens=4)
+    complete = arena._complete_of(f"tiny@{server[0]}/v1", [HELLO], options, sampling)
+    assert complete(["hello"], sampling)[0].text == model.complete(["hello"], sampling)[0].text
+    with pytest.raises(UserError, match="there is no model 'other'; there is tiny"):
+        arena._complete_of(f"other@{server[0]}/v1", [HELLO], options, sampling)
+    monkeypatch.setattr(arena, "open_run", lambda where: model)
+    long = [{"role": "user", "content": "x" * 1000}]
+    with pytest.raises(UserError, match="--judge-model it cannot be asked: prompt 1 is too long"):
+        arena._complete_of("it", [HELLO, long], options, sampling)
+
+
 def test_a_schema_binds(client):
     schema = {
         "type": "object",
@@ -208,6 +254,11 @@ BROKEN = [
         {"messages": HELLO, "answers": ["a", "b"], "better": 0, "models": ["x"]},
         400,
     ),
+    (
+        "/v1/votes",
+        {"messages": HELLO, "answers": ["a", "b"], "better": 0, "stopped": [True, 1]},
+        400,
+    ),
     ("/v1/nothing", {}, 404),
 ]
 
@@ -238,7 +289,11 @@ def test_votes_are_comparisons(server, votes):
     row = {"prompt": HELLO, "chosen": "good", "rejected": "bad"}
     named = body | {"models": ["ppo", "sft"]}
     assert httpx.post(f"{server[0]}/v1/votes", json=named, headers=headers).status_code == 200
-    assert votes == [row, row | {"chosen_model": "sft", "rejected_model": "ppo"}]
+    cut = body | {"stopped": [True, False]}  # the better one was cut, and does not end
+    assert httpx.post(f"{server[0]}/v1/votes", json=cut, headers=headers).status_code == 200
+    models = {"chosen_model": "sft", "rejected_model": "ppo"}
+    ends = {"chosen_stopped": False, "rejected_stopped": True}
+    assert votes == [row, row | models, row | ends]
 
 
 def test_metrics_count(server):

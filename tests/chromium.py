@@ -1,5 +1,6 @@
 """A headless Chromium that is driven from the keyboard, over the pipes of its DevTools protocol."""
 
+import base64
 import contextlib
 import itertools
 import json
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-CODES = {"Enter": 13, "Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39}
+CODES = {"Enter": 13, "Backspace": 8, "Tab": 9, "Escape": 27, "Home": 36, "End": 35}
+CODES |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+MODIFIERS = {"Alt": 1, "Shift": 8}
 
 
 class Tab:
@@ -26,12 +29,36 @@ class Tab:
         self._send = send
 
     def press(self, *keys: str) -> None:
-        """Presses keys, one after another: "1", "Enter", "ArrowLeft"."""
-        for key in keys:
-            about = {"key": key, "windowsVirtualKeyCode": CODES.get(key, ord(key[0].upper()))}
-            text = {"text": key} if len(key) == 1 else {}
+        """Presses keys, one after another: "1", "Enter", "ArrowLeft", "Alt+n", "Shift+Tab"."""
+        for name in keys:
+            held, _, key = name.rpartition("+") if len(name) > 1 else ("", "", name)
+            about = {"key": key, "windowsVirtualKeyCode": CODES.get(key, 0)}
+            if len(key) == 1 and key.isalnum():
+                about["windowsVirtualKeyCode"] = ord(key.upper())
+                about["code"] = f"Digit{key}" if key.isdigit() else f"Key{key.upper()}"
+            about["modifiers"] = MODIFIERS.get(held, 0)
+            text = {"text": key} if len(key) == 1 and held != "Alt" else {}
+            text = {"text": "\r"} if key == "Enter" else text
             self._send("Input.dispatchKeyEvent", type="keyDown", **about, **text)
             self._send("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def show(self, width: int, height: int, dark: bool = False) -> None:
+        """A window of this size, for somebody who likes it dark or light."""
+        self._send(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._send("Emulation.setEmulatedMedia", features=[theme])
+
+    def point(self, x: float, y: float) -> None:
+        """Moves the mouse there."""
+        self._send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def picture(self, path: Path) -> None:
+        """What is seen, as a PNG file."""
+        data = self._send("Page.captureScreenshot", format="png")["data"]
+        path.write_bytes(base64.b64decode(data))
 
     def value(self, expression: str):
         """What a JavaScript expression comes to; it may be a promise."""
