@@ -21,6 +21,7 @@ from gpt_jax.serve import bodies, embeddings
 from gpt_jax.serve.asking import ask
 from gpt_jax.serve.metrics import Metrics
 from gpt_jax.serve.service import Refused, Served, Service
+from gpt_jax.serve.turns import Turns
 from gpt_jax.serve.worker import Busy
 
 # The page and what it loads; nothing of it comes from elsewhere, and no text becomes a script.
@@ -57,7 +58,7 @@ def make_app(
             except Refused as refused:
                 response = _error(refused.status, refused.why, refused.headers)
             except Busy:
-                why = "too many completions wait; try again in a while"
+                why = "too many requests wait; try again in a while"
                 response = _error(503, why, {"Retry-After": "5"})
             except UserError as error:
                 response = _error(400, str(error))
@@ -81,6 +82,7 @@ def make_app(
         ]
     )
     app.state.service = Service(served, metrics, api_key, vote, encoders)
+    app.state.turns = Turns()
     return app
 
 
@@ -165,7 +167,7 @@ async def _completions(request: Request) -> Response:
 
 
 async def _embeddings(request: Request) -> Response:
-    return await embeddings.answer(request.app.state.service, await _body(request))
+    return await embeddings.answer(request, await _body(request), request.app.state.turns)
 
 
 async def _votes(request: Request) -> Response:

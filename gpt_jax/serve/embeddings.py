@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import Any
 
 import numpy as np
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from gpt_jax.errors import UserError
 from gpt_jax.generate.embeddings import Embedder, Input
 from gpt_jax.serve.bodies import Reader
-from gpt_jax.serve.service import Service
+from gpt_jax.serve.turns import Turns
 
 MOST_INPUTS = 2048
 
 
-async def answer(service: Service, body: Any) -> JSONResponse:
-    """The vectors of what a body asks for.
+async def answer(request: Request, body: Any, turns: Turns) -> JSONResponse:
+    """The vectors of what a request's body asks for, when its turn comes.
 
     `usage.cut_inputs` says how many texts were too long to be read whole, where there are some.
 
     Raises:
       UserError: saying what is wrong with the body.
       Refused: if no model of that name makes embeddings.
+      Busy: if too many requests wait.
     """
+    service = request.app.state.service
     read = Reader(body)
     read.only("model", "input", "encoding_format", "dimensions")
     name, embedder = service.embedder(read.get("model", str))
@@ -34,7 +36,7 @@ async def answer(service: Service, body: Any) -> JSONResponse:
         raise UserError(f"encoding_format is {form!r}, but must be float or base64")
     if (wanted := read.get("dimensions", int, embedder.width)) != embedder.width:
         raise UserError(f"dimensions is {wanted}, but {name}'s vectors have {embedder.width}")
-    found = await asyncio.to_thread(embedder.embed, inputs)
+    found = await turns.take(request, embedder.embed, inputs)
     write = _base64 if form == "base64" else np.ndarray.tolist
     data = [
         {"object": "embedding", "index": index, "embedding": write(vector_D)}

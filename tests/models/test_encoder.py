@@ -140,6 +140,7 @@ def test_names_may_begin_with_bert_and_be_those_of_pretraining(tmp_path, embed):
         ({"model_type": "roberta"}, "model_type is 'roberta'.* only bert can"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"is_decoder": True}, "is_decoder is True.* those behind them"),
         ({"num_attention_heads": 3}, "config.json: a width of 16 does not divide into 3 heads"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"is_wonderful": True}, "is_wonderful is True, which cannot be loaded"),

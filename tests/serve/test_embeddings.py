@@ -1,20 +1,26 @@
 """/v1/embeddings of a sentence encoder, asked by the official `openai` client."""
 
+import asyncio
 import base64
+import random
 
 import numpy as np
 import pytest
 
 openai = pytest.importorskip("openai")
-pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx")
 testclient = pytest.importorskip("starlette.testclient")
+
+from starlette.requests import ClientDisconnect  # noqa: E402
 
 from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.generate.embeddings import open_encoder  # noqa: E402
 from gpt_jax.serve.__main__ import Options, _given_name  # noqa: E402
 from gpt_jax.serve.app import make_app  # noqa: E402
+from gpt_jax.serve.turns import Turns  # noqa: E402
 from tests import bert  # noqa: E402
 
+URL = "/v1/embeddings"
 TEXTS = ["cats", "a cat sees cats", "b"]
 
 
@@ -89,6 +95,52 @@ def test_an_encoder_is_listed_and_writes_no_text(client):
                 model=model, messages=[{"role": "user", "content": "hello"}]
             )
     assert client._client.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "count", [80, pytest.param(1000, marks=pytest.mark.slow)], ids=["some", "a thousand"]
+)
+def test_many_at_once_get_each_their_own(encoder, count):
+    """With clients that go and broken bodies between; what is too much is told to come again."""
+    app = make_app({}, encoders={"little": encoder})
+    texts = [f"{'cat ' * (number % 7)}{number}" for number in range(20)]
+    expected = encoder(texts)
+    rng = random.Random(0)
+
+    async def one(client, number):
+        body, kind = {"input": texts[number % 20]}, rng.random()
+        if kind < 0.1:
+            return (await client.post(URL, json=body | {"input": [[]]})).status_code
+        if kind < 0.2:
+            gone = asyncio.ensure_future(client.post(URL, json=body))
+            await asyncio.sleep(rng.random() / 10)
+            return gone.cancel()
+        reply = await client.post(URL, json=body)
+        if reply.status_code == 200:
+            (item,) = reply.json()["data"]
+            np.testing.assert_allclose(item["embedding"], expected[number % 20], atol=1e-6)
+        return reply.status_code
+
+    async def everyone():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            seen = await asyncio.gather(*(one(client, number) for number in range(count)))
+            last = await client.post(URL, json={"input": texts[0]})
+            return [*seen, last.status_code]
+
+    seen = asyncio.run(everyone())
+    assert seen[-1] == 200 and set(seen) <= {200, 400, 503, True, False}
+    assert seen.count(200) > min(count, 256) / 2 and (503 in seen) == (count > 300)
+    assert app.state.turns._there == 0
+
+
+def test_who_has_gone_is_not_computed_for(encoder):
+    class Gone:
+        async def is_disconnected(self):
+            return True
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(Turns().take(Gone(), pytest.fail))
 
 
 def test_what_is_served_has_a_name():

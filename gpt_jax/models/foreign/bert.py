@@ -127,6 +127,8 @@ def _model(theirs: dict[str, Any], source: str) -> Encoder:
     for key, only in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
         if (value := keys.take(key, str, only)) != only:
             keys.refuse(key, value, f"only {only!r} can")
+    if keys.take("is_decoder", bool, False):
+        keys.refuse("is_decoder", True, "an encoder's tokens see those behind them, too")
     try:
         model = Encoder(
             vocab_size=keys.take("vocab_size", int),
