@@ -226,8 +226,13 @@ def table(results: dict) -> Table:
         for name, way in results["ways"].items()
     ]
     title = f"{results['questions']:,} questions, {results['passages']:,} passages"
-    headings = ["way", *(f"{key}, % [95%]" for key in keys), "ms a question"]
-    return plain(headings, rows, title, "Milliseconds without those of the question's vector.")
+    headings = ["way", *(f"{key}, %" for key in keys), "ms"]
+    return plain(
+        headings,
+        rows,
+        title,
+        "With 95% intervals; milliseconds a question, without those of its vector.",
+    )
 
 
 def _asked(options: Options) -> dict:
