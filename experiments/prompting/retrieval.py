@@ -1,303 +1,269 @@
-"""Which index finds the passage that answers a question: words, vectors, or both.
+"""How often the passage that answers a question is found: by words, by vectors, and by both.
 
-    python -m experiments.prompting.retrieval
-    python -m experiments.prompting.retrieval --encoders hf:sentence-transformers/all-MiniLM-L6-v2
-    python -m experiments.prompting.retrieval --data alpaca.jsonl --question instruction input \\
-        --passage output --encoders FOLDER --models gguf:SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m experiments.prompting.retrieval FILE \\
+        --encoder hf:sentence-transformers/all-MiniLM-L6-v2
+    python -m experiments.prompting.retrieval FILE --model gguf:SmolLM2.gguf --passages 300
 
-Every row has a question and its passage. All passages are cut into chunks (`retrieval.chunks_of`),
-and BM25, the vectors of each encoder and model, and the fusion of BM25 with each encoder look for
-the chunks of the right one. Nothing is tuned: each index is as its defaults are. Vectors are kept
-in the run folder as they come; the same command goes on.
+FILE has demonstrations, in any layout that finetuning reads: the first turn is the question, the
+reply is the passage that it is to be found among all others. BM25 goes by words; `--encoder` by a
+sentence encoder's vectors, looked at one by one and through a graph (HNSW), and fused with BM25;
+`--model` by the mean of a language model's hidden states. Ways that were measured before are not
+measured again: the same command goes on.
 
-Hardware and time: without an encoder, on microworld's library, seconds. docs/embeddings.md has what
-was measured on real questions.
+Hardware and time: @TIME@
+Measured: @MEASURED@
 """
 
 import dataclasses
-import hashlib
+import importlib.util
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated
 
 import numpy as np
+import rich
 import tyro
 
 from gpt_jax import files, terminal
 from gpt_jax.data import sources
-from gpt_jax.data.extra import extra
-from gpt_jax.data.microworld import make_world
 from gpt_jax.data.subset import sample_rows
-from gpt_jax.data.values import object_of, text_at
 from gpt_jax.errors import UserError
-from gpt_jax.evaluate import retrieval as measure
+from gpt_jax.evaluate.statistics import mean_interval, paired_difference
 from gpt_jax.generate.embeddings import Embedder, embedder, open_encoder
-from gpt_jax.machine import machine
-from gpt_jax.prompting.retrieval import BM25, Exact, Fused, Graph, Index, chunks_of
-from gpt_jax.ranges import NonNegative, Positive, check_ranges
-from gpt_jax.report import retrieval as report
-from gpt_jax.train import command
-from gpt_jax.train.progress import Progress
+from gpt_jax.models.foreign.bert import open_sentences
+from gpt_jax.prompting.retrieval import BM25, Embed, Exact, Fused, Graph, Index
+from gpt_jax.ranges import Positive, Range, check_ranges
+from gpt_jax.report.table import Table, for_terminal, interval_text, plain
+from gpt_jax.train.command import use_compilation_cache
+from gpt_jax.train.origin import fingerprint
 from gpt_jax.train.served import open_run
 
-BLOCK = 256  # texts between two writings
-PROBE = 1e-3  # how far a vector may be from what it was, in another process
+DEPTH = 10  # how far down the passage is looked for
+CHUNK = 256  # texts between two lines about how far it is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    data: str = sources.MICROWORLD
-    """A file or data set whose rows have questions and passages; of microworld, its library."""
-    question: tuple[str, ...] = ("question",)
-    """The keys of a row that make up its question; all but the first may be empty."""
-    passage: str = "context"
-    """The key of the passage that answers it."""
-    encoders: tuple[str, ...] = ()
-    """Sentence encoders: folders, or hf:ORG/NAME; NAME=FOLDER names one."""
-    models: tuple[str, ...] = ()
-    """Language models whose hidden states are averaged: run folders, hf:ORG/NAME or gguf:FILE."""
-    passages: Positive | None = None
-    """How many of the rows are there to be found; None: all."""
-    questions: Positive = 1000
-    """How many of these are asked for."""
-    words: Positive = 100
-    """The most words of a chunk."""
-    overlap: NonNegative = 20
-    """The most words that a chunk has of the end of the one before."""
-    context: Positive | None = None
-    """Use no more than so many tokens of the models' context."""
-    seed: int = 0
-    """Of which rows are taken."""
+    data: tyro.conf.Positional[str] = sources.MICROWORLD
+    """Questions with their passages, as demonstrations."""
+    encoder: str | None = None
+    """A sentence encoder: a folder or hf:ORG/NAME."""
+    model: str | None = None
+    """A language model: a run folder, a Hugging Face folder, hf:ORG/NAME or gguf:FILE."""
+    passages: Positive = 2000
+    """Among which it is looked for: a sample of the rows."""
+    questions: Positive = 500
+    """To be answered: a sample of those of these passages."""
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    """Of both samples, and of the intervals."""
     run_dir: str = "runs/retrieval/default"
-    """Where vectors and results are kept."""
+    """Where the results are kept."""
 
     def __post_init__(self):
         check_ranges(self)
-        names = [name for name, _ in map(_named, (*self.encoders, *self.models))]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"two are called {twice}; name one of them apart as NAME=FOLDER")
-
-
-class Asked(NamedTuple):
-    """Passages, and questions that they answer.
-
-    Attributes:
-      passages: different texts.
-      questions: that are asked.
-      wanted: the number of each one's passage.
-      left_out: rows without a passage.
-    """
-
-    passages: list[str]
-    questions: list[str]
-    wanted: list[int]
-    left_out: int
-
-
-class Vectors(NamedTuple):
-    """The vectors of many texts.
-
-    Attributes:
-      by_text: the texts' own.
-      about: what was measured on the way.
-    """
-
-    by_text: dict[str, np.ndarray]
-    about: dict[str, Any]
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors as an index asks for them."""
-        return np.stack([self.by_text[text] for text in texts])
 
 
 def main(options: Options) -> dict:
-    """Lets every index look for every passage, and returns what `results.json` holds."""
-    if options.encoders or options.models:
-        extra("faiss", "a graph of vectors is made")  # known before the vectors are
-    asked = read(options)
-    chunks = [
-        chunk
-        for number, text in enumerate(asked.passages)
-        for chunk in chunks_of(text, str(number), options.words, options.overlap)
-    ]
-    texts = list(dict.fromkeys([*(chunk.text for chunk in chunks), *asked.questions]))
+    """Looks for every question's passage in every way, and returns what `results.json` holds."""
+    rows = pairs(options)
     folder = Path(options.run_dir)
-    _same(folder, texts)
-    embedders = _opened(options, texts)
-    passage_texts = [chunk.text for chunk in chunks]
-    words = BM25(passage_texts)
-    indexes: dict[str, Index] = {"bm25": words}
-    encoders = dict(map(_named, options.encoders))
-    about = []
-    for name, one in embedders.items():
-        vectors = vectors_of(name, one, texts, folder / f"{name}.f32")
-        exact, graph = Exact(passage_texts, vectors.embed), Graph(passage_texts, vectors.embed)
-        indexes |= {name: exact, f"{name}, graph": graph}
-        if name in encoders:
-            indexes[f"{name} + bm25"] = Fused([exact, words])
-        finds = measure.shared(graph.find, exact.find, asked.questions)
-        about.append({**vectors.about, "graph_finds": finds})
-    passage_of = [int(chunk.source) for chunk in chunks]
-    results = {
-        "experiment": "retrieval",
-        "command": command.invocation("retrieval", "experiments.prompting"),
-        "machine": machine(),
-        "passages": len(asked.passages),
-        "chunks": len(chunks),
-        "questions": len(asked.questions),
-        "left_out": asked.left_out,
-        "indexes": rows_of(indexes, asked, passage_of),
-        "embedders": about,
-    }
-    report.write(folder, results)
+    ranks, speeds = _kept(folder, options)
+    look(options)
+    for name, index in indexes(options, rows, lambda name: name in ranks):
+        began = time.perf_counter()
+        found = [index.find(question, DEPTH) for question, _ in rows.questions]
+        speeds[name] = (time.perf_counter() - began) / len(found)
+        ranks[name] = [[number for _, number in one] for one in found]
+        kept = {"options": _asked(options), "found": ranks, "seconds": speeds}
+        files.write_text(folder / "found.json", json.dumps(kept) + "\n")
+    results = summarise(ranks, speeds, rows, options)
+    files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    rich.print(for_terminal([table(results)]))
     return results
 
 
-def read(options: Options) -> Asked:
-    """Passages and questions; of rows with the same passage each asks for the same one.
+def look(options: Options) -> None:
+    """Sees to it that all that will be needed is there.
 
     Raises:
-      UserError: naming the first row that has no question, or if none has a passage.
+      UserError: naming what is not.
     """
-    rows, left_out = [], 0
-    for place, row in _located(options):
-        if isinstance(row, UserError):
-            raise UserError(f"{place}: {row}")
-        try:
-            first, *more = options.question
-            question = [text_at(object_of(row), first), *(_may_be(row, key) for key in more)]
-            passage = _may_be(row, options.passage)
-        except UserError as error:
-            raise UserError(f"{place}: {error}") from error
-        left_out += not passage.strip()
-        if passage.strip():
-            said = "\n".join(part for part in question if part.strip())
-            rows.append({"question": said, "passage": passage})
-    if not rows:
-        raise UserError(f"{options.data}: no row has a passage; name its key with --passage")
-    if left_out:
-        sources.say_once(f"{options.data}: left out {left_out:,} rows without {options.passage}")
-    rows = sample_rows(rows, options.passages or len(rows), options.seed)
-    numbers: dict[str, int] = {}
-    for row in rows:
-        numbers.setdefault(row["passage"], len(numbers))
-    some = sample_rows(rows, options.questions, options.seed + 1)
-    wanted = [numbers[row["passage"]] for row in some]
-    return Asked(list(numbers), [row["question"] for row in some], wanted, left_out)
+    if options.encoder:
+        open_sentences(options.encoder)
+        if importlib.util.find_spec("faiss") is None:
+            raise UserError('a graph needs faiss: pip install "gpt_jax[retrieval]"')
+    if options.model:
+        fingerprint(options.model)
 
 
-def _located(options: Options):
-    if options.data != sources.MICROWORLD:
-        return sources.raw_rows(options.data)
-    world = make_world()
-    notes = dict(zip(world.facts.library, world.library(), strict=True))
-    first = options.question[0]
-    return [
-        (f"{sources.MICROWORLD}:{number}", {first: one.prompt, options.passage: note})
-        for number, one in enumerate(world.library_questions())
-        if len(one.hops) == 1 and (note := notes[one.hops[0][:2]])
-    ]
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What is looked for, and where.
+
+    Attributes:
+      passages: texts, no two alike.
+      questions: (text, number of the passage).
+    """
+
+    passages: list[str]
+    questions: list[tuple[str, int]]
 
 
-def _may_be(row: dict, key: str) -> str:
-    """The text under a key, which may be empty."""
-    said = row.get(key)
-    return "" if isinstance(said, str) and not said.strip() else text_at(row, key)
+def pairs(options: Options) -> Rows:
+    """The samples of passages and of questions.
 
-
-def _same(folder: Path, texts: Sequence[str]) -> None:
-    """Raises a UserError if the folder has the vectors of other texts."""
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    path, settings = folder / "config.json", {"texts": digest}
-    if path.is_file():
-        before = files.read_json(path, "remove the folder to begin anew")
-        if before != settings:
-            raise UserError(f"{folder} has the vectors of other texts; give another --run-dir")
-    files.write_text(path, f'{{"texts": "{digest}"}}\n')
-
-
-def _opened(options: Options, texts: Sequence[str]) -> dict[str, Embedder]:
-    """Every encoder and model; each can read every text."""
-    found = {name: open_encoder(where) for name, where in map(_named, options.encoders)}
-    for name, where in map(_named, options.models):
-        found[name] = embedder(open_run(where, context=options.context))
-    for name, one in found.items():
-        try:
-            one.read(texts)
-        except UserError as error:
-            raise UserError(f"{name}: {error}; fewer --words make shorter chunks") from error
-    return found
-
-
-def _named(where: str) -> tuple[str, str]:
-    """(name, where) of NAME=WHERE; without a name, the last part of the path."""
-    name, equals, rest = where.partition("=")
-    if equals and name and "/" not in name:
-        return name, rest
-    return Path(where.removeprefix("gguf:").removeprefix("hf:")).name, where
-
-
-def vectors_of(name: str, embedder: Embedder, texts: Sequence[str], path: Path) -> Vectors:
-    """The vectors of all texts; those that the file has are not made again.
+    Conversations of more than two turns are left out, and of passages (and of questions) that are
+    the same the first stands for all: a question would have several right ones.
 
     Raises:
-      UserError: if the file has the vectors of something else.
+      UserError: if fewer than two are left.
     """
-    size = 4 * embedder.width
-    kept = path.read_bytes() if path.is_file() else b""
-    done = min(len(kept) // size, len(texts))
-    if done:
-        first_D = np.frombuffer(kept, "<f4", embedder.width)
-        if not np.allclose(first_D, embedder.embed(texts[:1]).vectors_BD[0], atol=PROBE):
-            raise UserError(f"{path} has the vectors of another {name}; remove it to begin anew")
-    path.write_bytes(kept[: done * size])  # without what was cut off
-    tokens = made = 0
-    seconds = 0.0
-    with path.open("ab") as file, Progress(name, len(texts), done) as progress:
-        for start in range(done, len(texts), BLOCK):
-            some, begun = texts[start : start + BLOCK], time.monotonic()
-            found = embedder.embed(some)
-            # The first block pays for compiling.
-            if made:
-                seconds, tokens = seconds + time.monotonic() - begun, tokens + found.tokens
-            file.write(found.vectors_BD.astype("<f4").tobytes())
-            file.flush()
-            made += len(some)
-            progress.update(done + made)
-    vectors_ND = np.fromfile(path, "<f4").reshape(len(texts), embedder.width)
-    timed = made - min(made, BLOCK)
-    read = embedder.read(texts)
-    about = {
-        "name": name,
-        "texts": len(texts),
-        "tokens_per_text": sum(map(len, read.rows)) / len(texts),
-        "cut": len(read.cut),
-        "longest": embedder.longest,
-        "texts_per_second": timed / seconds if timed else None,
-        "tokens_per_second": tokens / seconds if timed else None,
+    found = sources.read(options.data, "demonstrations", "all", options.seed)
+    short = [[one["content"] for one in row["messages"]] for row in found]
+    short = [tuple(turns) for turns in short if len(turns) == 2]
+    by_passage = {passage: question for question, passage in reversed(short)}
+    by_question = {question: passage for passage, question in reversed(by_passage.items())}
+    kept = [{"question": q, "passage": p} for q, p in by_question.items()]
+    print(
+        f"{options.data}: {len(kept):,} questions with a passage each, of {len(found):,} rows; "
+        f"left out {len(found) - len(short):,} of more turns or with rules, and "
+        f"{len(short) - len(kept):,} that say the same again",
+        file=sys.stderr,
+    )
+    if len(kept) < 2:
+        raise UserError(f"{options.data} has fewer than two questions with a reply; give others")
+    passages = sample_rows(kept, options.passages, options.seed)
+    numbers = {row["passage"]: number for number, row in enumerate(passages)}
+    questions = sample_rows(passages, options.questions, options.seed + 1)
+    return Rows(list(numbers), [(row["question"], numbers[row["passage"]]) for row in questions])
+
+
+def indexes(
+    options: Options, rows: Rows, done: Callable[[str], bool]
+) -> Iterator[tuple[str, Index]]:
+    """Every way that is not done, by its name."""
+    words = BM25(rows.passages)
+    if not done("BM25"):
+        yield "BM25", words
+    names = ["encoder", "encoder, HNSW", "BM25 and encoder"]
+    if options.encoder and not all(map(done, names)):
+        embed = beforehand("encoder", open_encoder(options.encoder), rows)
+        exact = Exact(rows.passages, embed)
+        ways = [exact, Graph(rows.passages, embed), Fused([words, exact])]
+        yield from ((name, way) for name, way in zip(names, ways, strict=True) if not done(name))
+    if options.model and not done("model"):
+        embed = beforehand("model", embedder(open_run(options.model)), rows)
+        yield "model", Exact(rows.passages, embed)
+
+
+def beforehand(name: str, found: Embedder, rows: Rows) -> Embed:
+    """An `Embed` that looks vectors up: all texts are embedded here, together."""
+    texts = list(dict.fromkeys([*rows.passages, *(question for question, _ in rows.questions)]))
+    began, tokens, cut, vectors = time.perf_counter(), 0, 0, {}
+    for start in range(0, len(texts), CHUNK):
+        some = texts[start : start + CHUNK]
+        part = found.embed(some)
+        vectors |= dict(zip(some, part.vectors_BD, strict=True))
+        tokens, cut = tokens + part.tokens, cut + len(part.cut)
+    seconds = time.perf_counter() - began
+    print(
+        f"{name}: {len(texts):,} texts, {tokens:,} tokens, {len(texts) / seconds:,.1f} texts a "
+        f"second; {cut:,} cut at {found.longest} tokens",
+        flush=True,
+    )
+    return lambda some: np.stack([vectors[text] for text in some])
+
+
+def summarise(ranks: dict, speeds: dict, rows: Rows, options: Options) -> dict:
+    """Recall of every way with its 95% interval over the questions, and what the graph misses."""
+    right = np.array([number for _, number in rows.questions])
+    hits = {name: _hits(found, right) for name, found in ranks.items()}
+    results = {
+        "passages": len(rows.passages),
+        "questions": len(right),
+        "ways": {
+            name: {
+                f"recall@{k}": mean_interval(hits_NK[:, :k].any(1), seed=options.seed)
+                for k in (1, 5, DEPTH)
+            }
+            | {"milliseconds": 1e3 * speeds[name]}
+            for name, hits_NK in hits.items()
+        },
     }
-    return Vectors(dict(zip(texts, vectors_ND, strict=True)), about)
+    fused = "BM25 and encoder"
+    results["differences"] = {
+        f"{fused} - {name}": {
+            f"recall@{k}": paired_difference(
+                hits[fused][:, :k].any(1), hits[name][:, :k].any(1), seed=options.seed
+            )
+            for k in (1, 5)
+        }
+        for name in ("BM25", "encoder")
+        if fused in hits
+    }
+    if "encoder, HNSW" in ranks:
+        shared = zip(ranks["encoder"], ranks["encoder, HNSW"], strict=True)
+        results["graph_finds"] = float(np.mean([len({*a} & {*b}) / len(a) for a, b in shared]))
+    return results
 
 
-def rows_of(indexes: dict[str, Index], asked: Asked, passage_of: Sequence[int]) -> list[dict]:
-    """What every index finds, and by how much it is better than words are."""
-    rows, places = [], {}
-    for name, index in indexes.items():
-        begun = time.monotonic()
-        places[name] = measure.places(index.find, asked.questions, asked.wanted, passage_of)
-        seconds = (time.monotonic() - begun) / len(asked.questions)
-        row = {"name": name, **measure.measured(places[name], asked.wanted)}
-        row |= {"seconds_a_question": seconds, "places": places[name].tolist()}
-        if name != "bm25":
-            row["over_bm25"] = measure.compared(places[name], places["bm25"], asked.wanted)
-        rows.append(row)
-    return rows
+def _hits(found: Sequence[list[int]], right_N: np.ndarray) -> np.ndarray:
+    """hits_NK: whether the k-th that was found is the right one; BM25 may find fewer than K."""
+    hits_NK = np.zeros((len(found), DEPTH), bool)
+    for row, (numbers, right) in enumerate(zip(found, right_N, strict=True)):
+        hits_NK[row, : len(numbers)] = np.array(numbers, int) == right
+    return hits_NK
+
+
+def table(results: dict) -> Table:
+    """A row for every way."""
+    keys = [f"recall@{k}" for k in (1, 5, DEPTH)]
+    rows = [
+        [name, *(interval_text(way[key], 100, 1) for key in keys), f"{way['milliseconds']:.2f}"]
+        for name, way in results["ways"].items()
+    ]
+    title = f"{results['questions']:,} questions, {results['passages']:,} passages"
+    headings = ["way", *(f"{key}, %" for key in keys), "ms"]
+    return plain(
+        headings,
+        rows,
+        title,
+        "With 95% intervals; milliseconds a question, without those of its vector.",
+    )
+
+
+def _asked(options: Options) -> dict:
+    """What results depend on."""
+    asked = dataclasses.asdict(options) | {"rows": sources.source_fingerprint(options.data)}
+    return {name: value for name, value in asked.items() if name != "run_dir"}
+
+
+def _kept(folder: Path, options: Options) -> tuple[dict, dict]:
+    """What an earlier run of the same found; further ways may be asked for.
+
+    Raises:
+      UserError: if the folder has the results of other rows or models.
+    """
+    path = folder / "found.json"
+    if not path.is_file():
+        return {}, {}
+    kept = files.read_json(path, "remove it and run again")
+    before, now = kept["options"], _asked(options)
+    for name, value in now.items():
+        added = name in ("encoder", "model") and None in (before.get(name), value)
+        if before.get(name) != value and not added:
+            raise UserError(
+                f"{folder} has results with another {name} ({before.get(name)}); give another "
+                "--run-dir"
+            )
+    return kept["found"], kept["seconds"]
 
 
 if __name__ == "__main__":
-    command.use_compilation_cache()
+    use_compilation_cache()
     with terminal.ending_plainly():
         try:
             main(tyro.cli(Options, description=__doc__))

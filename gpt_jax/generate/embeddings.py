@@ -30,7 +30,7 @@ from gpt_jax.models.foreign.bert import open_sentences
 from gpt_jax.parallel import rules
 from gpt_jax.text import folders
 
-ROWS = 16  # that are embedded together, where there are more than one
+ROWS = 16  # that are embedded together
 NARROWEST = 16
 
 Input = str | list[int]  # a text, or its tokens, which are read as they are
@@ -86,10 +86,9 @@ class Embedder:
         """vectors_BD; texts that are cut are told of on standard error."""
         found = self.embed(texts)
         if found.cut:
-            some = (
-                f"{len(found.cut):,} of {len(texts):,} texts have more than {self.longest} tokens"
-            )
-            print(f"{some}; of these only the beginning is embedded", file=sys.stderr)
+            some = f"{len(found.cut):,} of {len(texts):,} texts"
+            why = f"have more than {self.longest} tokens; of these only the beginning is embedded"
+            print(some, why, file=sys.stderr)
         return found.vectors_BD
 
     def embed(self, inputs: Sequence[Input]) -> Embedded:
@@ -101,19 +100,19 @@ class Embedder:
         rows, cut = self.read(inputs)
         found_BD = np.zeros((len(rows), self.width), np.float32)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        size = 1 if len(rows) == 1 else ROWS
-        for start in range(0, len(order), size):
-            some = order[start : start + size]
-            vectors_BD = self._batch([rows[i] for i in some], size)
-            found_BD[some] = vectors_BD[: len(some)]
+        for start in range(0, len(order), ROWS):
+            some = order[start : start + ROWS]
+            found_BD[some] = self._batch([rows[i] for i in some])[: len(some)]
         return Embedded(found_BD, sum(map(len, rows)), cut)
 
-    def _batch(self, rows: list[list[int]], size: int) -> np.ndarray:
-        """Rows in one of few shapes: eight widths of every power of two at the most."""
+    def _batch(self, rows: list[list[int]]) -> np.ndarray:
+        """Vectors of rows in one of few shapes: a power of two of rows, and up to four widths
+        between two powers of two."""
         longest = max(map(len, rows))
-        step = max(NARROWEST, 1 << (longest - 1).bit_length() >> 3)
+        step = max(NARROWEST, (1 << (longest - 1).bit_length()) // 8)
         width = min(self.longest, -(-longest // step) * step)
-        count = size + (-size % rules.shards(self.mesh, "batch") if self.mesh else 0)
+        count = 1 << (len(rows) - 1).bit_length()
+        count += -count % rules.shards(self.mesh, "batch") if self.mesh else 0
         prompts = pad_prompts(rows + rows[-1:] * (count - len(rows)), width, self.pad_id)
         if self.mesh is None:
             return np.asarray(self.vectors(prompts.tokens_BP))

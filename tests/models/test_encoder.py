@@ -6,6 +6,8 @@ names of `BERT`, or let `pooled` count padding.
 
 import json
 import math
+import sys
+import types
 
 import jax
 import numpy as np
@@ -124,6 +126,21 @@ def test_over_a_mesh_it_is_the_same(folder, embed):
     over = open_encoder(folder, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     np.testing.assert_allclose(over(TEXTS), embed(TEXTS), atol=2e-6)
     np.testing.assert_allclose(over(TEXTS[:1]), embed(TEXTS[:1]), atol=2e-6)
+
+
+def test_an_encoder_of_the_hub_comes_with_its_modules(folder, embed, monkeypatch):
+    """Its pooling lies in a folder of its own, which no language model has."""
+    asked = []
+
+    def snapshot_download(repository, **options):
+        asked.append((repository, options["revision"], *options["allow_patterns"]))
+        return str(folder)
+
+    fake = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    np.testing.assert_array_equal(open_encoder("hf:ORG/NAME@v1")(TEXTS), embed(TEXTS))
+    assert {one[:2] for one in asked} == {("ORG/NAME", "v1")}
+    assert "*_*/config.json" in asked[1] and "*.safetensors" not in asked[1]
 
 
 def test_names_may_begin_with_bert_and_be_those_of_pretraining(tmp_path, embed):

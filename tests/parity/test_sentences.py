@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from gpt_jax.generate.embeddings import open_encoder  # noqa: E402
 from tests import bert  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimized")  # MiniLM is no toy
 TEXTS = [
     "The lighthouse of Fada was built in 1884.",
     "Who built it?",

@@ -49,10 +49,11 @@ BERT = Table(
     prefix="bert.",
     layer="encoder.layer.{}.",
 )
-# Of training, and of the pooler, which no sentence embedding uses.
+# Of training, of heads, and of the pooler, which no sentence embedding uses.
 UNUSED = (
-    "attention_probs_dropout_prob hidden_dropout_prob directionality pooler_fc_size "
-    "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type"
+    "attention_probs_dropout_prob hidden_dropout_prob tie_word_embeddings directionality "
+    "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head "
+    "pooler_type"
 )
 
 
