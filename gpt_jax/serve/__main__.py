@@ -111,11 +111,12 @@ def load(where: str, options: Options):
 
 
 def load_encoder(where: str):
-    """A sentence encoder, compiled for one short text."""
+    """A sentence encoder, compiled for a short text alone and for several."""
     from gpt_jax.generate.embeddings import open_encoder
 
     found = open_encoder(where)
     found.embed(["warm up"])
+    found.embed(["warm up", "warm up"])
     return found
 
 
@@ -147,6 +148,10 @@ def keep(path: Path, lock: threading.Lock, row: dict) -> None:
 
 
 if __name__ == "__main__":
+    from gpt_jax.train import command
+
+    command.use_compilation_cache()
+    command.compilation_cache_for_all()  # a request waits for every shape that is new
     with terminal.ending_plainly():
         try:
             main(tyro.cli(Options, description=__doc__))
