@@ -2,6 +2,7 @@
 
     python -m gpt_jax.serve gguf:SmolLM2-135M-Instruct.Q4_1.gguf --places 1024 --slots 16
     python -m gpt_jax.serve runs/a/sft runs/a/ppo --votes comparisons.jsonl
+    python -m gpt_jax.serve --embeddings hf:sentence-transformers/all-MiniLM-L6-v2
 
 Each model is a run folder, a Hugging Face folder, hf:ORG/NAME or gguf:FILE. The interface is
 OpenAI's: /v1/chat/completions, /v1/completions, /v1/models, /v1/embeddings; the page at / talks to
@@ -26,8 +27,10 @@ from gpt_jax.ranges import Positive, Range, check_ranges
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
     """What is served."""
+    embeddings: tuple[str, ...] = ()
+    """Sentence encoders for /v1/embeddings: folders or hf:ORG/NAME; NAME=FOLDER names one."""
     host: str = "127.0.0.1"
     """Where to listen. Others can reach anything but the loopback address: set an API key then."""
     port: Annotated[int, Range(0, 65535)] = 8000
@@ -48,6 +51,8 @@ class Options:
 
     def __post_init__(self):
         check_ranges(self)
+        if not self.models and not self.embeddings:
+            raise UserError("name a model that is to be served, or --embeddings FOLDER")
 
 
 def main(options: Options) -> None:
@@ -66,15 +71,20 @@ def main(options: Options) -> None:
             f"--host {options.host} lets others ask, so it needs --api-key (or GPT_JAX_API_KEY)"
         )
     served: dict[str, Served] = {}
+    encoders = {}
+    for where in options.embeddings:
+        name, where = _given_name(where, encoders)
+        print(f"loading {where} as {name} ...", flush=True)
+        encoders[name] = load_encoder(where)
     for where in options.models:
-        name = _name(where, served)
+        name = _name(where, {**encoders, **served})
         print(f"loading {where} as {name} ...", flush=True)
         served[name] = load(where, options)
     vote = functools.partial(keep, Path(options.votes), threading.Lock()) if options.votes else None
-    print(f"serving {', '.join(served)} on http://{options.host}:{options.port}/", flush=True)
-    uvicorn.run(
-        make_app(served, api_key, vote), host=options.host, port=options.port, log_level="warning"
-    )
+    names = ", ".join([*served, *encoders])
+    print(f"serving {names} on http://{options.host}:{options.port}/", flush=True)
+    app = make_app(served, api_key, vote, encoders)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     for one in served.values():
         one.worker.close()
 
@@ -82,10 +92,10 @@ def main(options: Options) -> None:
 def load(where: str, options: Options):
     """One model with its worker, compiled and ready."""
     from gpt_jax.generate.constraints import Constrain
+    from gpt_jax.generate.embeddings import embedder
     from gpt_jax.generate.engine import Engine
     from gpt_jax.generate.sampling import Sampling
     from gpt_jax.serve.app import Served
-    from gpt_jax.serve.embeddings import embedder
     from gpt_jax.serve.worker import Worker
     from gpt_jax.train.served import open_run
 
@@ -98,6 +108,26 @@ def load(where: str, options: Options):
         print(f"no constrained output: {error}", file=sys.stderr)
         constrain = None
     return Served(Worker(engine, options.queue), constrain, embedder(model))
+
+
+def load_encoder(where: str):
+    """A sentence encoder, compiled for a short text alone and for several."""
+    from gpt_jax.generate.embeddings import open_encoder
+
+    found = open_encoder(where)
+    found.embed(["warm up"])
+    found.embed(["warm up", "warm up"])
+    return found
+
+
+def _given_name(where: str, taken: dict) -> tuple[str, str]:
+    """(name, folder) of NAME=FOLDER, or of a folder alone."""
+    name, equals, folder = where.partition("=")
+    if not (equals and name and folder) or Path(where).exists():
+        return _name(where, taken), where
+    if name in taken:
+        raise UserError(f"two models are called {name}; give each a name of its own")
+    return name, folder
 
 
 def _name(where: str, taken: dict) -> str:
@@ -118,6 +148,10 @@ def keep(path: Path, lock: threading.Lock, row: dict) -> None:
 
 
 if __name__ == "__main__":
+    from gpt_jax.train import command
+
+    command.use_compilation_cache()
+    command.compilation_cache_for_all()  # a request waits for every shape that is new
     with terminal.ending_plainly():
         try:
             main(tyro.cli(Options, description=__doc__))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gpt_jax.errors import UserError
-from gpt_jax.serve import bodies
+from gpt_jax.generate.embeddings import Embedder
+from gpt_jax.serve import bodies, embeddings
 from gpt_jax.serve.asking import ask
 from gpt_jax.serve.metrics import Metrics
 from gpt_jax.serve.service import Refused, Served, Service
+from gpt_jax.serve.turns import Turns
 from gpt_jax.serve.worker import Busy
 
 # The page and what it loads; nothing of it comes from elsewhere, and no text becomes a script.
@@ -42,6 +44,7 @@ def make_app(
     served: dict[str, Served],
     api_key: str | None = None,
     vote: Callable[[dict], None] | None = None,
+    encoders: Mapping[str, Embedder] = {},
 ) -> Starlette:
     """The application; its arguments are as the attributes of Service."""
     metrics = Metrics({name: one.worker for name, one in served.items()})
@@ -55,7 +58,7 @@ def make_app(
             except Refused as refused:
                 response = _error(refused.status, refused.why, refused.headers)
             except Busy:
-                why = "too many completions wait; try again in a while"
+                why = "too many requests wait; try again in a while"
                 response = _error(503, why, {"Retry-After": "5"})
             except UserError as error:
                 response = _error(400, str(error))
@@ -78,7 +81,8 @@ def make_app(
             route("/v1/votes", _votes, "POST"),
         ]
     )
-    app.state.service = Service(served, metrics, api_key, vote)
+    app.state.service = Service(served, metrics, api_key, vote, encoders)
+    app.state.turns = Turns()
     return app
 
 
@@ -150,6 +154,7 @@ async def _models(request: Request) -> Response:
         }
         for name, one in service.served.items()
     ]
+    data += [embeddings.described(*one) for one in service.encoders.items()]
     return JSONResponse({"object": "list", "data": data, "votes": service.vote is not None})
 
 
@@ -162,26 +167,7 @@ async def _completions(request: Request) -> Response:
 
 
 async def _embeddings(request: Request) -> Response:
-    read = bodies.Reader(await _body(request))
-    read.only("model", "input", "encoding_format", "dimensions")
-    name, served = request.app.state.service.chosen(read.get("model", str))
-    if served.embed is None:
-        raise Refused(404, f"{name} makes no embeddings")
-    if read.get("encoding_format", str, "float") != "float" or read.get("dimensions", int):
-        raise UserError("encoding_format must be float, and dimensions are the model's own")
-    texts = read.get("input", (str, list))
-    texts = [texts] if isinstance(texts, str) else texts
-    if not texts or len(texts) > 256 or not all(isinstance(t, str) and t for t in texts):
-        raise UserError("input must be a text, or 1 to 256 of them, and none of them empty")
-    vectors = await asyncio.to_thread(served.embed, texts)
-    data = [
-        {"object": "embedding", "index": index, "embedding": vector.tolist()}
-        for index, vector in enumerate(vectors)
-    ]
-    tokenizer = served.worker.engine.model.tokenizer
-    tokens = sum(map(len, tokenizer.encode_batch(texts)))
-    count = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": name, "usage": count})
+    return await embeddings.answer(request, await _body(request), request.app.state.turns)
 
 
 async def _votes(request: Request) -> Response:

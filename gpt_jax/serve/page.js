@@ -25,6 +25,8 @@ async function listModels() {
     return;
   }
   $("empty").querySelector("p").replaceChildren(...welcome);
+  known.data = known.data.filter((one) => one.task !== "embedding");  // which make vectors and no text
+  if (!known.data.length) $("empty").querySelector("p").textContent = "No model here writes text; ask for vectors at /v1/embeddings.";
   const names = known.data.map((one) => one.id);
   const fill = (select, some) => {
     const before = select.value;

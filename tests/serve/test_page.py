@@ -15,6 +15,7 @@ pytest.importorskip("prometheus_client")
 
 from gpt_jax.data.config import DataConfig  # noqa: E402
 from gpt_jax.evaluate.elo import read_votes  # noqa: E402
+from gpt_jax.generate.embeddings import Embedder  # noqa: E402
 from gpt_jax.generate.engine import Engine  # noqa: E402
 from gpt_jax.generate.sampling import Sampling  # noqa: E402
 from gpt_jax.generate.text import TextModel  # noqa: E402
@@ -96,7 +97,9 @@ def place(tmp_path_factory, slow):
         engine.advance = lambda advance=advance: (slow.is_set() and time.sleep(0.05)) or advance()
         workers[name] = Worker(engine)
     votes, lock = folder / "votes.jsonl", threading.Lock()
-    app = make_app({n: Served(w) for n, w in workers.items()}, None, lambda r: keep(votes, lock, r))
+    served = {name: Served(worker) for name, worker in workers.items()}
+    silent = Embedder(list, list, width=4, longest=8, pad_id=0)  # nobody talks to it
+    app = make_app(served, None, lambda row: keep(votes, lock, row), {"silent": silent})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -18,13 +18,13 @@ pytest.importorskip("llguidance")
 
 from gpt_jax.errors import UserError  # noqa: E402
 from gpt_jax.generate.constraints import Constrain  # noqa: E402
+from gpt_jax.generate.embeddings import embedder  # noqa: E402
 from gpt_jax.generate.engine import Engine  # noqa: E402
 from gpt_jax.generate.sampling import Sampling  # noqa: E402
 from gpt_jax.generate.text import TextModel  # noqa: E402
 from gpt_jax.models import init  # noqa: E402
 from gpt_jax.models.config import ModelConfig  # noqa: E402
 from gpt_jax.serve.app import make_app  # noqa: E402
-from gpt_jax.serve.embeddings import embedder  # noqa: E402
 from gpt_jax.serve.service import Served  # noqa: E402
 from gpt_jax.serve.worker import Worker  # noqa: E402
 from gpt_jax.text.tokenizer import Tokenizer  # noqa: E402

@@ -31,6 +31,9 @@ HARMLESS = {
     r"(gpt_neox\.)?layers\.\d+\.attention\.(masked_)?bias": "the same",
     r"(\w+\.)?layers\.\d+\.\w+\.rotary_emb\.inv_freq": "follows from rope_theta",
     r"rope_freqs\.weight": "llama.cpp's scaling of frequencies, which the configuration says",
+    r"(bert\.)?embeddings\.position_ids": "0, 1, 2 and so on",
+    r"(bert\.)?pooler\.dense\.(weight|bias)": "of pairs of sentences; no embedding uses it",
+    r"cls\.(predictions|seq_relationship)\..+": "BERT's heads of pretraining",
 }
 
 

@@ -1,5 +1,6 @@
 """Models on the Hugging Face hub, downloaded once into its own cache."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_jax.errors import UserError
@@ -10,11 +11,13 @@ WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 UNWANTED = ["*/*", "consolidated*"]
 
 
-def download(name: str) -> Path:
+def download(name: str, wanted: Sequence[str] = WANTED, unwanted: Sequence[str] = UNWANTED) -> Path:
     """The folder of a model, from the cache where it is there.
 
     Args:
       name: `ORG/NAME`, or `ORG/NAME@REVISION` for a branch, tag or commit.
+      wanted: patterns of its files.
+      unwanted: patterns of those that are left out all the same.
 
     Raises:
       UserError: if the package is missing, or there is no such model, or no way to it.
@@ -32,8 +35,8 @@ def download(name: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=WANTED,
-            ignore_patterns=UNWANTED,
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
         )
     # Its own errors, those of HTTP and of sockets are many kinds; all are about this download.
     except Exception as error:
