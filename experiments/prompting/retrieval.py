@@ -10,8 +10,10 @@ sentence encoder's vectors, looked at one by one and through a graph (HNSW), and
 `--model` by the mean of a language model's hidden states. Ways that were measured before are not
 measured again: the same command goes on.
 
-Hardware and time: @TIME@
-Measured: @MEASURED@
+Hardware and time: 2,500 texts of 49 tokens by MiniLM on one CPU core that others used as well: four
+and a half minutes.
+Measured (Alpaca's first 10,000 rows; docs/embeddings.md): the right one of 2,000 replies is the
+first in 64% by BM25, in 77% by MiniLM, in 71% by both.
 """
 
 import dataclasses
