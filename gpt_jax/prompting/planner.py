@@ -73,6 +73,8 @@ def plan_and_do(
     request: str,
     tools: Sequence[Tool],
     *,
+    plan: str = PLAN,
+    reply: str = REPLY,
     plans: int = 3,
     limit: int = 12,
     sampling: Sampling = GREEDY,
@@ -82,6 +84,8 @@ def plan_and_do(
     Args:
       request: what is to be done.
       tools: that may be used.
+      plan: the prompt for a plan, with places for the request, the tools and the results.
+      reply: the prompt for the answer, with places for the request and the results.
       plans: the most times that it is planned.
       limit: the most tasks that are done.
       sampling: of plans and answer.
@@ -92,7 +96,7 @@ def plan_and_do(
     results: dict[int, str] = {}
     for _ in range(plans):
         done = "".join(f"Task {i} gave: {result}\n" for i, result in results.items())
-        asked = PLAN.format(request=request, tools=described(tools), results=done)
+        asked = plan.format(request=request, tools=described(tools), results=done)
         (found,) = yield Ask([few_shot(asked)], sampling)
         try:
             tasks = [task for task in read_plan(found.text) if task.id not in results]
@@ -108,5 +112,5 @@ def plan_and_do(
         if len(results) >= limit:
             break
     done = "\n".join(f"Task {i}: {result}" for i, result in results.items() if i > 0)
-    (found,) = yield Ask([few_shot(REPLY.format(request=request, results=done))], sampling)
+    (found,) = yield Ask([few_shot(reply.format(request=request, results=done))], sampling)
     return found.text.strip(), {i: result for i, result in results.items() if i > 0}
