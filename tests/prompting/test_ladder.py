@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 
-from experiments.prompting import lessons, rungs
+from experiments.prompting import climb, lessons, rungs
 from gpt_jax.data.microworld import make_world, problems
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import ModelConfig, init
@@ -126,7 +126,7 @@ def knows(asked):
 def test_each_strategy_is_asked_as_it_asks_and_judged_as_it_answers(asked):
     model = knows(asked)
     ask = [rung._replace(complete=None) for rung in asked if rung.task != rungs.PATTERNS]
-    found = {(one["task"], one["strategy"]): one for one in (rungs.climb(model, r) for r in ask)}
+    found = {(one["task"], one["strategy"]): one for one in (climb.climb(model, r) for r in ask)}
 
     def right(*name):
         return sum(found[name]["scores"]) / len(found[name]["scores"])
@@ -149,7 +149,7 @@ def test_only_examples_show_a_pattern(asked):
     ask = [rung for rung in asked if rung.task == rungs.PATTERNS]
     labels = {one.word: one.label for one in ask[0].asked}
     model = Scripted(reply)
-    assert all(sum(rungs.climb(model, rung)["scores"]) >= 10 for rung in ask)
+    assert all(sum(climb.climb(model, rung)["scores"]) >= 10 for rung in ask)
     lengths = sorted({len(prompt) for prompt in model.asked})
     assert lengths == [1, 3, 9, 17]
 
@@ -157,7 +157,7 @@ def test_only_examples_show_a_pattern(asked):
 def test_constrained_answers_fit_the_schema(asked):
     pytest.importorskip("llguidance")
     rung = next(r for r in asked if r.task == rungs.PARSES and r.complete)
-    found = rungs.climb(None, rung._replace(asked=rung.asked[:2]))
+    found = climb.climb(None, rung._replace(asked=rung.asked[:2]))
     assert found["scores"] == [1.0, 1.0], found["samples"]
 
 
@@ -185,9 +185,12 @@ def test_an_ordering_is_shown_only_if_the_interval_and_every_seed_show_it():
         low = [one(task, worse, [0.0, 1.0] * 20) for task, worse, _ in rungs.EXPECTED]
         return low + [one(task, name, better) for task, _, name in rungs.EXPECTED]
 
-    both = rungs.summarise({0: seed([1.0] * 40), 1: seed([1.0] * 40)})
+    def summarise(seeds):
+        return climb.summarise(seeds, rungs.EXPECTED)
+
+    both = summarise({0: seed([1.0] * 40), 1: seed([1.0] * 40)})
     assert all(ordering["shown"] for ordering in both["orderings"])
     assert both["orderings"][0]["difference"][0] == 0.5
-    one_of_two = rungs.summarise({0: seed([1.0] * 40), 1: seed([0.0] * 20 + [1.0] * 20)})
+    one_of_two = summarise({0: seed([1.0] * 40), 1: seed([0.0] * 20 + [1.0] * 20)})
     assert not any(ordering["shown"] for ordering in one_of_two["orderings"])
     assert one_of_two["rungs"][0]["questions"] == 80
