@@ -41,7 +41,7 @@ from gpt_jax.report import ladder as report
 from gpt_jax.text.tokenizer import Tokenizer
 from gpt_jax.train import command
 from gpt_jax.train.gradient import GradientRecipe, language_stage
-from gpt_jax.train.launch import run_stage
+from gpt_jax.train.launch import look_at, run_stage
 from gpt_jax.train.optim import OptimizerConfig
 from gpt_jax.train.run import FINISHED
 from gpt_jax.train.seeds_run import in_turn
@@ -84,6 +84,7 @@ class Config(command.Common):
 
 
 COURSES = {"basics": lessons.LESSONS, "skills": skill_lessons.LESSONS}
+ROOM = {"basics": 192, "skills": 384}  # tokens of the longest prompts and answers, and some more
 EXPECTED = {"basics": rungs.EXPECTED, "skills": skill_rungs.EXPECTED}
 
 
@@ -114,6 +115,12 @@ def tokenizer_of(config: Config) -> Tokenizer:
 def prepare(config: Config, mesh: Mesh) -> Stage:
     """A course: a model from nothing, on packed lessons, of which it learns the answers."""
     recipe, model, left_out = config.recipe, config.recipe.model, LeftOut()
+    if model.context_length < (room := ROOM[config.course]):
+        raise UserError(
+            f"a context of {model.context_length} tokens is too short for what is asked after the "
+            f"course {config.course}; give {room} or more, by "
+            f"--{'ladder' if config.course == 'basics' else 'skills'}.model.context-length"
+        )
     tokenizer = tokenizer_of(config)
     counts = {"lessons": (recipe.lessons, False), "held-out lessons": (rungs.HELD_OUT, True)}
     train, test = (
@@ -175,12 +182,13 @@ def measure(config: Config) -> list[dict]:
         for course in courses(config)
     ]
     mesh = make_mesh(config.mesh)
-    # All are made before the first is trained: what cannot work ends here.
     made = {
         one.course: prepare(one, mesh)
         for one in each
         if not distributed.agree((Path(one.run_dir) / FINISHED).is_file())
     }
+    for stage in made.values():
+        look_at(stage, config.seed, mesh)  # all of them before the first is trained
     found = []
     for one in each:
         stage = made.pop(one.course, None)

@@ -59,7 +59,7 @@ REFUSED = "I may not tell."
 
 def said_right(text: str) -> bool:
     """Whether a check approves."""
-    return text.rstrip(" .").endswith("es")
+    return text.rstrip(" .").endswith("Yes")
 
 
 def moved(number: int, move: tuple[str, int], new: int) -> str:

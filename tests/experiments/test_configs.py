@@ -160,6 +160,7 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
 @pytest.mark.parametrize("course", ladder.COURSES)
 @pytest.mark.parametrize("preset", list(ladder.presets))
 def test_every_preset_of_the_ladder_traces(preset, course, without_training, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "look_at", launch.look_at)
     monkeypatch.setattr(ladder.skill_rungs, "check_machine", lambda: None)
     config = dataclasses.replace(ladder.presets[preset](), course=course)
     # All of the lessons take long to make.

@@ -1,13 +1,15 @@
 """The ladder's lessons and rungs, with a scripted model that knows how each is asked."""
 
+import dataclasses
 import random
 import re
 
 import jax
 import pytest
 
-from experiments.prompting import climb, lessons, rungs
+from experiments.prompting import climb, ladder, lessons, rungs
 from gpt_jax.data.microworld import make_world, problems
+from gpt_jax.errors import UserError
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import ModelConfig, init
 from gpt_jax.prompting import thought
@@ -194,3 +196,11 @@ def test_an_ordering_is_shown_only_if_the_interval_and_every_seed_show_it():
     one_of_two = summarise({0: seed([1.0] * 40), 1: seed([0.0] * 20 + [1.0] * 20)})
     assert not any(ordering["shown"] for ordering in one_of_two["orderings"])
     assert one_of_two["rungs"][0]["questions"] == 80
+
+
+def test_a_context_that_is_too_short_is_said_before_the_training():
+    short = dataclasses.replace(ladder.smoke().skills.model, context_length=64)
+    recipe = dataclasses.replace(ladder.smoke().skills, model=short)
+    config = dataclasses.replace(ladder.smoke(), skills=recipe, course="skills")
+    with pytest.raises(UserError, match="course skills; give 384 .*--skills.model.context-length"):
+        ladder.prepare(config, None)
