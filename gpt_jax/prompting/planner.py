@@ -52,8 +52,11 @@ def read_plan(text: str) -> list[Task]:
         well = isinstance(one, dict) and isinstance(one.get("id"), int)
         if not well or not all(isinstance(one.get(key), str) for key in ("tool", "argument")):
             raise ValueError(f"a task needs an id, a tool and an argument, not {one!r}")
-        needs = {*one.get("needs", ()), *map(int, RESULT.findall(one["argument"]))}
-        tasks[one["id"]] = Task(one["id"], one["tool"], one["argument"], tuple(sorted(needs)))
+        needs = one.get("needs", [])
+        if not isinstance(needs, list) or not all(isinstance(need, int) for need in needs):
+            raise ValueError(f"a task needs a list of numbers, not {needs!r}")
+        needs = sorted({*needs, *map(int, RESULT.findall(one["argument"]))})
+        tasks[one["id"]] = Task(one["id"], one["tool"], one["argument"], tuple(needs))
     ordered: dict[int, Task] = {}
     while len(ordered) < len(tasks):
         ready = [t for t in tasks.values() if t.id not in ordered and not _open(t, tasks, ordered)]
