@@ -65,6 +65,7 @@ def summarise(seeds: Mapping[int, Sequence[dict]], expected: Expected) -> dict:
 
     table = [
         {
+            "course": rung[0]["course"],
             "task": rung[0]["task"],
             "strategy": rung[0]["strategy"],
             "right": mean_interval(scores(rung)),

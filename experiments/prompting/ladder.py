@@ -1,12 +1,14 @@
-"""Ways of prompting, measured on one small model: accuracy with intervals, and tokens an answer.
+"""Ways of prompting, measured on two small models: accuracy with intervals, and tokens an answer.
 
     python -m experiments.prompting.ladder
+    python -m experiments.prompting.ladder --course skills
     python -m experiments.prompting.ladder --seeds 2 --run-dir runs/ladder/two
 
 A model learns from conversations about microworld in which tools, notes, steps and patterns are
-used (`lessons.py`). Then every strategy answers held-out questions, each by its own prompts
-(`rungs.py`). Running the same command again resumes; `results.json`, `ladder.md` and `ladder.svg`
-have the table and the figure.
+used (`lessons.py`), and another from conversations in which answers are checked, searched for,
+planned, mended, cited and refused (`skills.py`, `skill_lessons.py`). Then every strategy answers
+held-out questions, each by its own prompts (`rungs.py`, `skill_rungs.py`). Running the same command
+again resumes; `results.json` and `ladder.md` have the tables, `ladder-COURSE.svg` the figures.
 
 Hardware and time (tiny, 0.5M parameters, 5.5M tokens): 4.6 minutes of CPU time for two thirds of
 the training, on a machine of 2 cores that others used as well; the questions take a minute or two.
@@ -212,7 +214,7 @@ def answered(config: Config, mesh: Mesh) -> list[dict]:
     else:
         asked = rungs.rungs(model, world, config.seed, config.questions, config.chains)
     for rung in asked[len(found) :]:
-        found.append(climb.climb(model.complete, rung))
+        found.append({"course": config.course} | climb.climb(model.complete, rung))
         text = json.dumps({"rungs": found}) + "\n"
         distributed.on_main(lambda text=text: files.write_text(path, text))
         right = sum(found[-1]["scores"]) / len(rung.asked)

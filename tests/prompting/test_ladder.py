@@ -1,6 +1,7 @@
 """The ladder's lessons and rungs, with a scripted model that knows how each is asked."""
 
 import dataclasses
+import json
 import random
 import re
 
@@ -15,6 +16,7 @@ from gpt_jax.models import ModelConfig, init
 from gpt_jax.prompting import thought
 from gpt_jax.prompting.demonstrate import demonstrate
 from gpt_jax.prompting.strategy import Ask
+from gpt_jax.report import ladder as report
 from gpt_jax.text.tokenizer import Tokenizer
 from tests.prompting.scripted import Scripted
 
@@ -181,7 +183,7 @@ def test_what_is_json_that_fits(said, answer):
 def test_an_ordering_is_shown_only_if_the_interval_and_every_seed_show_it():
     def one(task, strategy, scores):
         costs = {"read": 1.0, "written": 1.0, "calls": 1.0}
-        return {"task": task, "strategy": strategy, "scores": scores, **costs}
+        return {"course": "basics", "task": task, "strategy": strategy, "scores": scores, **costs}
 
     def seed(better):
         low = [one(task, worse, [0.0, 1.0] * 20) for task, worse, _ in rungs.EXPECTED]
@@ -204,3 +206,26 @@ def test_a_context_that_is_too_short_is_said_before_the_training():
     config = dataclasses.replace(ladder.smoke(), skills=recipe, course="skills")
     with pytest.raises(UserError, match="course skills; give 384 .*--skills.model.context-length"):
         ladder.prepare(config, None)
+
+
+def test_the_report_has_a_table_and_a_figure_for_every_course(tmp_path):
+    def one(course, task, strategy, score):
+        costs = {"read": 1.0, "written": 2.0, "calls": 1.0, "scores": [score] * 10}
+        return {"course": course, "task": task, "strategy": strategy, **costs}
+
+    found = [
+        one(course, task, name, score)
+        for course, task in (("basics", "sums"), ("skills", "puzzles"))
+        for name, score in (("plain", 0.0), ("better", 1.0))
+    ]
+    expected = [("sums", "plain", "better"), ("puzzles", "plain", "better")]
+    results = {"command": "python", **climb.summarise({0: found}, expected)}
+    report.write(tmp_path, results)
+    first, second = (tmp_path / "ladder.md").read_text().split("## Skills")
+    assert "sums: better over plain: shown" in first and "puzzles" not in first
+    assert "puzzles: better" in second and "sums" not in second
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "ladder-basics.svg",
+        "ladder-skills.svg",
+    }
+    assert json.loads((tmp_path / "results.json").read_text())["orderings"][1]["shown"]
