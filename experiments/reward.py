@@ -26,6 +26,7 @@ from gpt_jax.data.left_out import LeftOut
 from gpt_jax.data.packing import comparison_length, empty_comparisons
 from gpt_jax.data.ranking import check_degrees
 from gpt_jax.data.subset import sample_rows
+from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import RankingOptions, ranking_loss
 from gpt_jax.models.config import ModelConfig
 from gpt_jax.models.flops import forward_flops
@@ -63,6 +64,8 @@ class Reward(GradientRecipe):
     readout: bool = False
     """Read the score at a padding token put behind the answer, which stands for its end and nothing
     else, not at the answer's last token."""
+    mean: bool = False
+    """Read the score off all of the answer's tokens, as their mean, not off its last one."""
     margin: NonNegativeFloat = 0.0
     """The scores of a pair shall differ by so much for each rank between the two or, where the data
     has `margin`, for each unit of it (Touvron et al. 2023)."""
@@ -75,11 +78,13 @@ class Reward(GradientRecipe):
 
     def __post_init__(self):
         check_ranges(self)
+        if self.mean and self.readout:
+            raise UserError("--reward.mean reads all tokens and --reward.readout one; give one")
 
     @property
     def options(self) -> HeadOptions:
         """What the head has."""
-        return HeadOptions(self.likelihood is not None, self.readout)
+        return HeadOptions(self.likelihood is not None, self.readout, self.mean)
 
     @property
     def loss(self) -> LossFn:
@@ -110,13 +115,10 @@ class Expected(NamedTuple):
     longest: int
 
 
-def first(
-    model: ModelConfig, likelihood: float | None = None, readout: int | None = None
-) -> Callable[..., dict]:
-    """`(seed, backbone) -> scorer`: the finetuned model with a fresh head."""
-    more = {"likelihood": likelihood, "readout": readout}
+def first(model: ModelConfig, **head) -> Callable[..., dict]:
+    """`(seed, backbone) -> scorer`: the finetuned model with a fresh head, of these options."""
     return lambda seed, backbone: init_scorer(
-        model, backbone, keys.derive(seed, 0, "reward/head"), **more
+        model, backbone, keys.derive(seed, 0, "reward/head"), **head
     )
 
 
@@ -166,7 +168,11 @@ def prepare(
         mesh,
         by_length=config.group_by_length,
     )
-    readout = tokenizer.pad_id if recipe.readout else None
+    head = {
+        "likelihood": recipe.likelihood,
+        "readout": tokenizer.pad_id if recipe.readout else None,
+        "mean": recipe.mean,
+    }
     stage = gradient_stage(
         recipe,
         rows,
@@ -175,7 +181,7 @@ def prepare(
         mesh=mesh,
         model=model,
         tokenizer=tokenizer,
-        first=begin.first(first(model, recipe.likelihood, readout)),
+        first=begin.first(first(model, **head)),
         load=begin.load,
         shapes=begin.shapes(),
         adapter_file=begin.adapter_file,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpt_jax.data.microworld import problems
 from gpt_jax.data.microworld.facts import Facts, generator
@@ -17,6 +17,8 @@ from gpt_jax.prompting.retrieval import BM25, Chunk, answer_from
 from gpt_jax.prompting.tools import CALCULATOR, Tool
 from gpt_jax.text.chat import Message
 
+# Makes the exchanges about one problem -> its share of all problems.
+Course = Mapping[Callable[[Facts, random.Random, bool], list[dict]], float]
 TOOLS: tuple[Tool, ...] = (CALCULATOR,)
 SYSTEM = "Use a tool:\n{tools}"
 RETRIEVED = 6  # notes in a prompt
@@ -43,10 +45,12 @@ def in_json(problem: Told, rng: random.Random) -> str:
     return f"{' '.join(notes)} {problem.question}\n{AS_JSON}"
 
 
-def lessons(facts: Facts, seed: int, count: int, held_out: bool) -> Iterator[dict]:
-    """So many problems, and the exchanges about them, as {"messages"}."""
+def lessons(
+    facts: Facts, seed: int, count: int, held_out: bool, course: Course | None = None
+) -> Iterator[dict]:
+    """So many problems of a course, and the exchanges about them, as {"messages"}."""
     rng = generator(facts.seed, f"lessons {seed} {'test' if held_out else 'train'}")
-    kinds, shares = zip(*LESSONS.items(), strict=True)
+    kinds, shares = zip(*(course or LESSONS).items(), strict=True)
     for _ in range(count):
         kind = rng.choices(kinds, shares)[0]
         yield from kind(facts, rng, held_out)

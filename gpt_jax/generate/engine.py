@@ -78,7 +78,7 @@ class Engine:
         self.model, self.places = model, places
         self.waiting: collections.deque[Request] = collections.deque()
         self.counters: collections.Counter[str] = collections.Counter()
-        self._chunk, self._rows, self._steps = chunk, rows, steps
+        self._chunk, self._rows, self._steps = min(chunk, places), rows, steps
         self._slots = [Slot() for _ in range(slots)]
         self._clock = itertools.count(1)
         tokenizer = model.tokenizer

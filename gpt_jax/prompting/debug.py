@@ -35,6 +35,8 @@ def self_debug(
     task: str,
     try_out: Callable[[str], str | None],
     *,
+    write: str = WRITE,
+    repair: str = REPAIR,
     repairs: int = 3,
     sampling: Sampling = GREEDY,
 ) -> Steps:
@@ -43,13 +45,15 @@ def self_debug(
     Args:
       task: what the program is to do.
       try_out: says what went wrong, or None; see `tested`.
+      write: the prompt for a program, with a place for the task.
+      repair: the prompt for a better one, with a place for what was said.
       repairs: the most times.
       sampling: of the programs.
 
     Returns:
       (program, whether it passed, repairs).
     """
-    messages = few_shot(WRITE.format(task=task))
+    messages = few_shot(write.format(task=task))
     for repaired in range(repairs + 1):
         (found,) = yield Ask([messages], sampling)
         code = program(found.text)
@@ -57,5 +61,5 @@ def self_debug(
         if said is None:
             return code, True, repaired
         messages = [*messages, turn("assistant", found.text)]
-        messages.append(turn("user", REPAIR.format(said=said)))
+        messages.append(turn("user", repair.format(said=said)))
     return code, False, repairs

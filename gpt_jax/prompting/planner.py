@@ -52,8 +52,11 @@ def read_plan(text: str) -> list[Task]:
         well = isinstance(one, dict) and isinstance(one.get("id"), int)
         if not well or not all(isinstance(one.get(key), str) for key in ("tool", "argument")):
             raise ValueError(f"a task needs an id, a tool and an argument, not {one!r}")
-        needs = {*one.get("needs", ()), *map(int, RESULT.findall(one["argument"]))}
-        tasks[one["id"]] = Task(one["id"], one["tool"], one["argument"], tuple(sorted(needs)))
+        needs = one.get("needs", [])
+        if not isinstance(needs, list) or not all(isinstance(need, int) for need in needs):
+            raise ValueError(f"a task needs a list of numbers, not {needs!r}")
+        needs = sorted({*needs, *map(int, RESULT.findall(one["argument"]))})
+        tasks[one["id"]] = Task(one["id"], one["tool"], one["argument"], tuple(needs))
     ordered: dict[int, Task] = {}
     while len(ordered) < len(tasks):
         ready = [t for t in tasks.values() if t.id not in ordered and not _open(t, tasks, ordered)]
@@ -73,6 +76,8 @@ def plan_and_do(
     request: str,
     tools: Sequence[Tool],
     *,
+    plan: str = PLAN,
+    reply: str = REPLY,
     plans: int = 3,
     limit: int = 12,
     sampling: Sampling = GREEDY,
@@ -82,6 +87,8 @@ def plan_and_do(
     Args:
       request: what is to be done.
       tools: that may be used.
+      plan: the prompt for a plan, with places for the request, the tools and the results.
+      reply: the prompt for the answer, with places for the request and the results.
       plans: the most times that it is planned.
       limit: the most tasks that are done.
       sampling: of plans and answer.
@@ -92,7 +99,7 @@ def plan_and_do(
     results: dict[int, str] = {}
     for _ in range(plans):
         done = "".join(f"Task {i} gave: {result}\n" for i, result in results.items())
-        asked = PLAN.format(request=request, tools=described(tools), results=done)
+        asked = plan.format(request=request, tools=described(tools), results=done)
         (found,) = yield Ask([few_shot(asked)], sampling)
         try:
             tasks = [task for task in read_plan(found.text) if task.id not in results]
@@ -108,5 +115,5 @@ def plan_and_do(
         if len(results) >= limit:
             break
     done = "\n".join(f"Task {i}: {result}" for i, result in results.items() if i > 0)
-    (found,) = yield Ask([few_shot(REPLY.format(request=request, results=done))], sampling)
+    (found,) = yield Ask([few_shot(reply.format(request=request, results=done))], sampling)
     return found.text.strip(), {i: result for i, result in results.items() if i > 0}

@@ -52,18 +52,40 @@ def self_consistency(
     return votes.most_common(1)[0][0]
 
 
+def says_yes(text: str) -> bool:
+    """Whether a text begins with yes."""
+    return re.match(r"\W*yes\b", text, re.IGNORECASE) is not None
+
+
 def reflection(
-    question: str, check: str = CHECK, times: int = 1, sampling: Sampling = GREEDY
+    question: str,
+    check: str = CHECK,
+    *,
+    again: str = AGAIN,
+    good: Callable[[str], bool] = says_yes,
+    times: int = 1,
+    sampling: Sampling = GREEDY,
 ) -> Steps:
     """Asks the model whether its answer is good, and for another one if it says that it is not
-    (Madaan et al. 2023; Shinn et al. 2023)."""
+    (Madaan et al. 2023; Shinn et al. 2023).
+
+    Args:
+      question: what is to be answered.
+      check, again: the words that ask whether it is good, and for another one.
+      good: whether what was said of an answer approves of it.
+      times: the most checks.
+      sampling: of answers and checks.
+
+    Returns:
+      The last answer.
+    """
     messages = few_shot(question)
     (found,) = yield Ask([messages], sampling)
     for _ in range(times):
         messages = [*messages, turn("assistant", found.text), turn("user", check)]
         (said,) = yield Ask([messages], sampling)
-        if re.match(r"\W*yes\b", said.text, re.IGNORECASE):
+        if good(said.text):
             break
-        messages = [*messages, turn("assistant", said.text), turn("user", AGAIN)]
+        messages = [*messages, turn("assistant", said.text), turn("user", again)]
         (found,) = yield Ask([messages], sampling)
     return found.text

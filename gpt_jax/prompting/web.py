@@ -70,6 +70,7 @@ def browse(
     chunks: Sequence[Chunk],
     index: Index,
     *,
+    system: str = SYSTEM,
     limit: int = 12,
     sampling: Sampling = Sampling(temperature=0.0),
 ) -> Steps:
@@ -77,11 +78,19 @@ def browse(
 
     A quote is kept only if the open document says it word by word.
 
+    Args:
+      question: what is to be answered.
+      chunks: the documents.
+      index: that finds them.
+      system: tells the model its commands.
+      limit: the most commands.
+      sampling: of a command.
+
     Returns:
       A Cited; None if it did not answer.
     """
     browser = _Browser(chunks, index)
-    messages = few_shot(f"Question: {question}", system=SYSTEM)
+    messages = few_shot(f"Question: {question}", system=system)
     for _ in range(limit):
         (found,) = yield Ask([messages], sampling)
         command = COMMAND.search(found.text)

@@ -1,4 +1,4 @@
-"""The ladder's table and figure: how often each way of prompting is right, and what it costs."""
+"""The ladder's tables and figures: how often each way of prompting is right, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt_jax.report.table import Table, for_terminal, interval_text, plain, to_m
 
 
 def write(folder: Path, results: Mapping) -> None:
-    """Writes `results.json`, `ladder.md` and `ladder.svg`, and prints the table.
+    """Writes `results.json`, `ladder.md` and a `ladder-COURSE.svg` each, and prints the tables.
 
     Args:
       folder: of the run.
@@ -23,14 +23,20 @@ def write(folder: Path, results: Mapping) -> None:
     """
     files.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     files.write_text(folder / "ladder.md", markdown(results))
-    files.write_text(folder / "ladder.svg", figure(results) + "\n")
-    rich.print(for_terminal([strategies(results)]))
+    for course in courses(results):
+        files.write_text(folder / f"ladder-{course}.svg", figure(results, course) + "\n")
+        rich.print(for_terminal([strategies(results, course)]))
     for one in results["orderings"]:
         print(sentence(one))
 
 
-def strategies(results: Mapping) -> Table:
-    """A row for every strategy."""
+def courses(results: Mapping) -> list[str]:
+    """Those that were taken, in their order."""
+    return list(dict.fromkeys(one["course"] for one in results["rungs"]))
+
+
+def strategies(results: Mapping, course: str) -> Table:
+    """A row for every strategy of a course."""
     rows = [
         [
             f"{one['task']}: {one['strategy']}",
@@ -40,10 +46,11 @@ def strategies(results: Mapping) -> Table:
             f"{one['written']:.0f}",
         ]
         for one in results["rungs"]
+        if one["course"] == course
     ]
     seeds = ", ".join(map(str, results["seeds"]))
     headings = ["", "right, % [95%]", f"by seed ({seeds})", "tokens read", "written"]
-    return plain(headings, rows, "Ways of prompting")
+    return plain(headings, rows, f"Ways of prompting: {course}")
 
 
 def sentence(ordering: Mapping) -> str:
@@ -57,21 +64,27 @@ def sentence(ordering: Mapping) -> str:
 
 
 def markdown(results: Mapping) -> str:
-    """Command, table and orderings."""
-    lines = "".join(f"- {sentence(one)}\n" for one in results["orderings"])
+    """Command, and for every course its table and its orderings."""
     asked, seeds = results["rungs"][0]["questions"], len(results["seeds"])
     many = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return (
+    parts = [
         f"`{results['command']}`\n\n"
-        f"{asked:,} held-out questions to each strategy, {many}; tokens are of one answer.\n\n"
-        f"{to_markdown(strategies(results))}\nWhat was expected, and what came of it:\n\n{lines}"
-    )
+        f"{asked:,} held-out questions to each strategy, {many}; tokens are of one answer.\n"
+    ]
+    for course in courses(results):
+        tasks = {one["task"] for one in results["rungs"] if one["course"] == course}
+        lines = (f"- {sentence(one)}\n" for one in results["orderings"] if one["task"] in tasks)
+        parts.append(
+            f"## {course.capitalize()}\n\n{to_markdown(strategies(results, course))}\n"
+            f"What was expected, and what came of it:\n\n{''.join(lines)}"
+        )
+    return "\n".join(parts)
 
 
 @plots.styled
-def figure(results: Mapping) -> str:
+def figure(results: Mapping, course: str) -> str:
     """The share of right answers of every strategy with its 95% interval, task by task."""
-    rungs = results["rungs"]
+    rungs = [one for one in results["rungs"] if one["course"] == course]
     tasks = list(dict.fromkeys(one["task"] for one in rungs))
     drawing, axes = plots.new_figure((6.6, 0.8 + 0.27 * (len(rungs) + len(tasks))))
     place, ticks, names = 0, [], []

@@ -157,12 +157,17 @@ def test_every_preset_of_the_online_stages_traces(name, preset, without_training
         stage.main(dataclasses.replace(config, **inputs))
 
 
+@pytest.mark.parametrize("course", ladder.COURSES)
 @pytest.mark.parametrize("preset", list(ladder.presets))
-def test_every_preset_of_the_ladder_traces(preset, without_training, tmp_path):
-    config = ladder.presets[preset]()
-    recipe = dataclasses.replace(config.ladder, lessons=1000)  # all of them take long to make
+def test_every_preset_of_the_ladder_traces(preset, course, without_training, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "look_at", launch.look_at)
+    monkeypatch.setattr(ladder.skill_rungs, "check_machine", lambda: None)
+    config = dataclasses.replace(ladder.presets[preset](), course=course)
+    # All of the lessons take long to make.
+    first, second = (dataclasses.replace(of, lessons=1000) for of in (config.ladder, config.skills))
+    config = dataclasses.replace(config, ladder=first, skills=second, run_dir=str(tmp_path / "run"))
     with pytest.raises(Lowered):
-        ladder.main(dataclasses.replace(config, ladder=recipe, run_dir=str(tmp_path / "run")))
+        ladder.main(config)
 
 
 @pytest.mark.parametrize(

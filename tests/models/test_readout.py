@@ -1,4 +1,4 @@
-"""A score that is read at a token behind the answer."""
+"""A score that is read at a token behind the answer, or off all of its tokens."""
 
 import chex
 import jax
@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import reward
 from gpt_jax.data.batches import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.losses.ranking import ranking_loss
+from gpt_jax.models.contract import forward
 from gpt_jax.models.foreign.export import _head
 from gpt_jax.models.heads import (
     HeadOptions,
@@ -19,6 +21,8 @@ from gpt_jax.models.heads import (
     scorer_shapes,
     with_token_behind,
 )
+from gpt_jax.train.optim import OptimizerConfig
+from gpt_jax.train.stage import TrainConfig
 from tests import tiny
 
 READOUT = 3
@@ -78,3 +82,29 @@ def test_its_id_is_kept_and_has_no_gradient():
     assert head_options(["head/bias", "head/readout"]) == HeadOptions(readout=True)
     with pytest.raises(UserError, match="reads its score at a token behind the answer"):
         _head(params["head"], 0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_mean_is_over_the_answer_alone(side):
+    """Against NumPy in float64. Break it: count the prompt's tokens, or divide by the row's."""
+    batch = rows(side)
+    params = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(1), mean=True)
+    weights_BT = np.array(batch.weights_BT)
+    weights_BT[0, :2] = 0.0  # the prompt
+    found = score_completions(tiny.MODEL, params, batch.tokens_BT, weights_BT)
+    hidden_BTD, _ = forward(tiny.MODEL, params["backbone"], batch.tokens_BT)
+    hidden_BTD, kernel_D = (
+        np.asarray(x, np.float64) for x in (hidden_BTD, params["head"]["kernel_D"])
+    )
+    for b in range(2):
+        of_answer_D = hidden_BTD[b][weights_BT[b] > 0].mean(axis=0)
+        np.testing.assert_allclose(found[b], of_answer_D @ kernel_D, atol=1e-5)
+    shapes = scorer_shapes(tiny.MODEL, HeadOptions(mean=True))
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
+    assert head_options(["head/bias", "head/mean"]) == HeadOptions(mean=True)
+    with pytest.raises(UserError, match="no --reward.mean"):
+        _head(params["head"], 0)
+    with pytest.raises(UserError, match="give one"):
+        reward.Reward(
+            optimizer=OptimizerConfig(), train=TrainConfig(steps=1), mean=True, readout=True
+        )

@@ -1,18 +1,22 @@
 """The ladder's lessons and rungs, with a scripted model that knows how each is asked."""
 
+import dataclasses
+import json
 import random
 import re
 
 import jax
 import pytest
 
-from experiments.prompting import lessons, rungs
+from experiments.prompting import climb, ladder, lessons, rungs
 from gpt_jax.data.microworld import make_world, problems
+from gpt_jax.errors import UserError
 from gpt_jax.generate.text import TextModel
 from gpt_jax.models import ModelConfig, init
 from gpt_jax.prompting import thought
 from gpt_jax.prompting.demonstrate import demonstrate
 from gpt_jax.prompting.strategy import Ask
+from gpt_jax.report import ladder as report
 from gpt_jax.text.tokenizer import Tokenizer
 from tests.prompting.scripted import Scripted
 
@@ -126,7 +130,7 @@ def knows(asked):
 def test_each_strategy_is_asked_as_it_asks_and_judged_as_it_answers(asked):
     model = knows(asked)
     ask = [rung._replace(complete=None) for rung in asked if rung.task != rungs.PATTERNS]
-    found = {(one["task"], one["strategy"]): one for one in (rungs.climb(model, r) for r in ask)}
+    found = {(one["task"], one["strategy"]): one for one in (climb.climb(model, r) for r in ask)}
 
     def right(*name):
         return sum(found[name]["scores"]) / len(found[name]["scores"])
@@ -149,7 +153,7 @@ def test_only_examples_show_a_pattern(asked):
     ask = [rung for rung in asked if rung.task == rungs.PATTERNS]
     labels = {one.word: one.label for one in ask[0].asked}
     model = Scripted(reply)
-    assert all(sum(rungs.climb(model, rung)["scores"]) >= 10 for rung in ask)
+    assert all(sum(climb.climb(model, rung)["scores"]) >= 10 for rung in ask)
     lengths = sorted({len(prompt) for prompt in model.asked})
     assert lengths == [1, 3, 9, 17]
 
@@ -157,7 +161,7 @@ def test_only_examples_show_a_pattern(asked):
 def test_constrained_answers_fit_the_schema(asked):
     pytest.importorskip("llguidance")
     rung = next(r for r in asked if r.task == rungs.PARSES and r.complete)
-    found = rungs.climb(None, rung._replace(asked=rung.asked[:2]))
+    found = climb.climb(None, rung._replace(asked=rung.asked[:2]))
     assert found["scores"] == [1.0, 1.0], found["samples"]
 
 
@@ -179,15 +183,49 @@ def test_what_is_json_that_fits(said, answer):
 def test_an_ordering_is_shown_only_if_the_interval_and_every_seed_show_it():
     def one(task, strategy, scores):
         costs = {"read": 1.0, "written": 1.0, "calls": 1.0}
-        return {"task": task, "strategy": strategy, "scores": scores, **costs}
+        return {"course": "basics", "task": task, "strategy": strategy, "scores": scores, **costs}
 
     def seed(better):
         low = [one(task, worse, [0.0, 1.0] * 20) for task, worse, _ in rungs.EXPECTED]
         return low + [one(task, name, better) for task, _, name in rungs.EXPECTED]
 
-    both = rungs.summarise({0: seed([1.0] * 40), 1: seed([1.0] * 40)})
+    def summarise(seeds):
+        return climb.summarise(seeds, rungs.EXPECTED)
+
+    both = summarise({0: seed([1.0] * 40), 1: seed([1.0] * 40)})
     assert all(ordering["shown"] for ordering in both["orderings"])
     assert both["orderings"][0]["difference"][0] == 0.5
-    one_of_two = rungs.summarise({0: seed([1.0] * 40), 1: seed([0.0] * 20 + [1.0] * 20)})
+    one_of_two = summarise({0: seed([1.0] * 40), 1: seed([0.0] * 20 + [1.0] * 20)})
     assert not any(ordering["shown"] for ordering in one_of_two["orderings"])
     assert one_of_two["rungs"][0]["questions"] == 80
+
+
+def test_a_context_that_is_too_short_is_said_before_the_training():
+    short = dataclasses.replace(ladder.smoke().skills.model, context_length=64)
+    recipe = dataclasses.replace(ladder.smoke().skills, model=short)
+    config = dataclasses.replace(ladder.smoke(), skills=recipe, course="skills")
+    with pytest.raises(UserError, match="course skills; give 384 .*--skills.model.context-length"):
+        ladder.prepare(config, None)
+
+
+def test_the_report_has_a_table_and_a_figure_for_every_course(tmp_path):
+    def one(course, task, strategy, score):
+        costs = {"read": 1.0, "written": 2.0, "calls": 1.0, "scores": [score] * 10}
+        return {"course": course, "task": task, "strategy": strategy, **costs}
+
+    found = [
+        one(course, task, name, score)
+        for course, task in (("basics", "sums"), ("skills", "puzzles"))
+        for name, score in (("plain", 0.0), ("better", 1.0))
+    ]
+    expected = [("sums", "plain", "better"), ("puzzles", "plain", "better")]
+    results = {"command": "python", **climb.summarise({0: found}, expected)}
+    report.write(tmp_path, results)
+    first, second = (tmp_path / "ladder.md").read_text().split("## Skills")
+    assert "sums: better over plain: shown" in first and "puzzles" not in first
+    assert "puzzles: better" in second and "sums" not in second
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "ladder-basics.svg",
+        "ladder-skills.svg",
+    }
+    assert json.loads((tmp_path / "results.json").read_text())["orderings"][1]["shown"]

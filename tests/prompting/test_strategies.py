@@ -222,6 +222,9 @@ def test_a_plan_is_done_in_the_order_of_what_it_needs():
     [
         ("[{]", "no JSON"),
         ("[3]", "needs an id"),
+        ('[{"id": 1, "tool": "T", "argument": "", "needs": 2}]', "needs a list of numbers"),
+        ('[{"id": 1, "tool": "T", "argument": "<2>", "needs": ["a"]}]', "needs a list of numbers"),
+        ('[{"id": 1, "tool": "T", "argument": "", "needs": [{}]}]', "needs a list of numbers"),
         ('[{"id": 1, "tool": "T", "argument": "<2>"}, {"id": 2, "tool": "T", "argument": "<1>"}]',
          "wait for each other"),
     ],

@@ -17,6 +17,7 @@ from gpt_jax.data.config import DataConfig  # noqa: E402
 from gpt_jax.evaluate.elo import read_votes  # noqa: E402
 from gpt_jax.generate.embeddings import Embedder  # noqa: E402
 from gpt_jax.generate.engine import Engine  # noqa: E402
+from gpt_jax.generate.sampling import Sampling  # noqa: E402
 from gpt_jax.generate.text import TextModel  # noqa: E402
 from gpt_jax.models import init  # noqa: E402
 from gpt_jax.models.config import ModelConfig  # noqa: E402
@@ -91,6 +92,7 @@ def place(tmp_path_factory, slow):
     for seed, name in enumerate(("left", "right")):
         params = jax.tree.map(lambda x: 3.0 * x, init(config, jax.random.key(seed)))
         engine = Engine(TextModel(config, params, tokenizer), slots=2, steps=4, top=5)
+        engine.complete(["hello"], Sampling(max_new_tokens=2))
         advance = engine.advance
         engine.advance = lambda advance=advance: (slow.is_set() and time.sleep(0.05)) or advance()
         workers[name] = Worker(engine)

@@ -114,6 +114,11 @@ def _head(head: Params, pad_id: int | None) -> dict[str, Any]:
             "This reward model reads its score at a token behind the answer, which no "
             "...ForSequenceClassification puts there; train one without it (no --reward.readout)"
         )
+    if "mean" in head:
+        raise UserError(
+            "This reward model reads its score off all of an answer's tokens, which no "
+            "...ForSequenceClassification does; train one without it (no --reward.mean)"
+        )
     if pad_id is None:
         raise UserError("A reward model needs a pad_id: theirs finds the last token by it.")
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
