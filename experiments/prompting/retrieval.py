@@ -5,7 +5,8 @@
     python -m experiments.prompting.retrieval FILE --model gguf:SmolLM2.gguf --passages 300
 
 FILE has demonstrations, in any layout that finetuning reads: the first turn is the question, the
-reply is the passage that it is to be found among all others. BM25 goes by words; `--encoder` by a
+reply is the passage that it is to be found among all others. Of other rows `--question` and
+`--passage` name the keys (of SQuAD: question and context). BM25 goes by words; `--encoder` by a
 sentence encoder's vectors, looked at one by one and through a graph (HNSW), and fused with BM25;
 `--model` by the mean of a language model's hidden states. Ways that were measured before are not
 measured again: the same command goes on.
@@ -32,6 +33,7 @@ import tyro
 from gpt_jax import files, terminal
 from gpt_jax.data import sources
 from gpt_jax.data.subset import sample_rows
+from gpt_jax.data.values import object_of, text_at
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.statistics import mean_interval, paired_difference
 from gpt_jax.generate.embeddings import Embedder, embedder, open_encoder
@@ -51,6 +53,10 @@ CHUNK = 256  # texts between two lines about how far it is
 class Options:
     data: tyro.conf.Positional[str] = sources.MICROWORLD
     """Questions with their passages, as demonstrations."""
+    question: str | None = None
+    """The key of a row's question, where rows are no demonstrations."""
+    passage: str | None = None
+    """The key of the passage that answers it."""
     encoder: str | None = None
     """A sentence encoder: a folder or hf:ORG/NAME."""
     model: str | None = None
@@ -66,6 +72,8 @@ class Options:
 
     def __post_init__(self):
         check_ranges(self)
+        if (self.question is None) != (self.passage is None):
+            raise UserError("--question and --passage name keys of the same rows; give both")
 
 
 def main(options: Options) -> dict:
@@ -123,9 +131,12 @@ def pairs(options: Options) -> Rows:
     Raises:
       UserError: if fewer than two are left.
     """
-    found = sources.read(options.data, "demonstrations", "all", options.seed)
-    short = [[one["content"] for one in row["messages"]] for row in found]
-    short = [tuple(turns) for turns in short if len(turns) == 2]
+    if options.question and options.passage:
+        found = [*_named(options.data, options.question, options.passage)]
+    else:
+        rows = sources.read(options.data, "demonstrations", "all", options.seed)
+        found = [tuple(one["content"] for one in row["messages"]) for row in rows]
+    short = [turns for turns in found if len(turns) == 2]
     by_passage = {passage: question for question, passage in reversed(short)}
     by_question = {question: passage for passage, question in reversed(by_passage.items())}
     kept = [{"question": q, "passage": p} for q, p in by_question.items()]
@@ -141,6 +152,17 @@ def pairs(options: Options) -> Rows:
     numbers = {row["passage"]: number for number, row in enumerate(passages)}
     questions = sample_rows(passages, options.questions, options.seed + 1)
     return Rows(list(numbers), [(row["question"], numbers[row["passage"]]) for row in questions])
+
+
+def _named(data: str, *keys: str) -> Iterator[tuple[str, ...]]:
+    """The texts under these keys of every row."""
+    for place, row in sources.raw_rows(data):
+        try:
+            if isinstance(row, UserError):
+                raise row
+            yield tuple(text_at(object_of(row), key) for key in keys)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
 
 
 def indexes(

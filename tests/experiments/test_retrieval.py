@@ -71,6 +71,23 @@ def test_what_is_not_there_is_said_before_anything_is_embedded(rows, tmp_path, m
         retrieval.main(retrieval.Options(**options, encoder=encoder))
 
 
+def test_other_rows_are_read_by_their_keys(rows, tmp_path):
+    options = dict(question="q", passage="a.b", run_dir=str(tmp_path / "run"))
+    lines = [{"q": f"What is a {one}?", "a.b": f"The {one}.", "id": 3} for one in ANIMALS]
+    path = tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = retrieval.main(retrieval.Options(data=str(path), **options))
+    assert found["passages"] == 12 and found["ways"]["BM25"]["recall@1"][0] == 1.0
+    path.write_text(json.dumps(lines[0]) + '\n{"q": "a"}\n')
+    with pytest.raises(UserError, match=r"other.jsonl:2: `a.b` is missing; the keys are `q`"):
+        retrieval.pairs(retrieval.Options(data=str(path), **options))
+    path.write_text(json.dumps(lines[0]) + "\n{")
+    with pytest.raises(UserError, match=r"other.jsonl:2: this line is not JSON"):
+        retrieval.pairs(retrieval.Options(data=str(path), **options))
+    with pytest.raises(UserError, match="give both"):
+        retrieval.Options(data=rows, question="q")
+
+
 def test_too_few_rows_are_refused(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     with pytest.raises(UserError, match="fewer than two questions"):

@@ -16,6 +16,7 @@ import pytest
 from gpt_jax.errors import UserError
 from gpt_jax.generate.embeddings import open_encoder
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.train.served import open_run
 from tests import bert
 
 TEXTS = ["cats", "a cat sees cats", "b", "the quick brown fox", "zebra cat " * 2]
@@ -187,6 +188,11 @@ def test_a_key_that_cannot_be_loaded_is_named(tmp_path, change, why):
 def test_a_pooling_that_cannot_be_done_is_named(tmp_path, said, why):
     with pytest.raises(UserError, match=why):
         open_encoder(bert.write(tmp_path / "x", **said))
+
+
+def test_it_is_no_language_model(folder):
+    with pytest.raises(UserError, match="model_type is 'bert'.*with --embeddings"):
+        open_run(folder)
 
 
 def test_files_that_are_missing_or_of_another_model_are_named(tmp_path):

@@ -22,7 +22,8 @@ def config_from_hf(theirs: dict, source: str) -> ModelConfig:
     keys = Keys(theirs, source)
     kind = keys.take("model_type", str)
     if kind not in FAMILIES:
-        keys.refuse("model_type", kind, f"{', '.join(FAMILIES)} can be")
+        hint = "; serve a sentence encoder with --embeddings" if kind == "bert" else ""
+        keys.refuse("model_type", kind, f"{', '.join(FAMILIES)} can be{hint}")
     fields: dict[str, Any] = {}
     for part in FAMILIES[kind].parts:
         fields |= part.read(keys, fields)
