@@ -14,7 +14,8 @@ measured again: the same command goes on.
 Hardware and time: 2,500 texts of 49 tokens by MiniLM on one CPU core that others used as well: four
 and a half minutes.
 Measured (Alpaca's first 10,000 rows; docs/embeddings.md): the right one of 2,000 replies is the
-first in 64% by BM25, in 77% by MiniLM, in 71% by both.
+first in 64% by BM25, in 77% by MiniLM, in 71% by both; of 300 in 73, 86 and 79%, and in 18% by the
+mean of SmolLM2's hidden states.
 """
 
 import dataclasses
