@@ -5,12 +5,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 FLAGS = ["--xla_force_host_platform_device_count=8"]
-if version("jaxlib").startswith("0.10."):  # of others it may not be a flag, which ends the process
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a quarter less of the suite's time
+if version("jaxlib").startswith("0.10."):
+    # A quarter less of the suite's time; elsewhere it may be no flag, which ends the process. What
+    # these emitters made must not be kept: loaded again, programs over several devices abort, or
+    # compute something else (ring attention in half of the cases).
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is compiling: programs are compiled quickly rather than well, and shared
-# by workers and subprocesses.
+# Most of the suite's time is compiling: programs are compiled quickly rather than well, and where
+# they may be kept they are shared by workers and subprocesses.
 CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

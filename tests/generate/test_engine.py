@@ -61,7 +61,7 @@ def test_it_completes_as_the_plain_sampler_does(model, sampling, pages):
     same(engine.complete(prompts, sampling), model.complete(prompts, sampling))
 
 
-@pytest.mark.parametrize("pages", [None, 6])
+@pytest.mark.parametrize("pages", [pytest.param(None, marks=pytest.mark.slow), 6])
 def test_on_a_mesh_it_completes_as_on_one_device(model, pages):
     """Break it: split the pages over the batch's axes."""
     mesh = make_mesh(MeshConfig(data=4, tensor=2))
