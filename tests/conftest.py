@@ -5,16 +5,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 FLAGS = ["--xla_force_host_platform_device_count=8"]
-if version("jaxlib").startswith("0.10."):
-    # A quarter less of the suite's time; elsewhere it may be no flag, which ends the process. What
-    # these emitters made must not be kept: loaded again, programs over several devices abort, or
-    # compute something else (ring attention in half of the cases).
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+OLDER = version("jaxlib").startswith("0.10.")  # of others it may be no flag, which ends the process
+if OLDER:
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a quarter less of the suite's time
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is compiling: programs are compiled quickly rather than well, and where
-# they may be kept they are shared by workers and subprocesses.
+# Most of the suite's time is compiling: programs are compiled quickly rather than well, and shared
+# by workers and subprocesses.
 CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -22,6 +19,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 MAPS = Path("/proc/self/maps")
 
@@ -33,6 +31,20 @@ def few_programs():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_over_devices_are_not_kept(request):
+    """What the older emitters made for several devices must not be loaded again: ring attention
+    then computes something else in half of the runs, or the process is aborted."""
+    over_devices = OLDER and "MeshConfig" in Path(request.module.__file__).read_text()
+    if over_devices:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # it is asked once whether there is one
+    yield
+    if over_devices:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -97,13 +97,8 @@ def every_program_is_cached(tmp_path):
     """As at the command line, with an empty cache."""
     before = {
         name: getattr(jax.config, name)
-        for name in (
-            "jax_enable_compilation_cache",
-            "jax_compilation_cache_dir",
-            "jax_persistent_cache_min_compile_time_secs",
-        )
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     }
-    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
     command.compilation_cache_for_all()
