@@ -168,6 +168,7 @@ def init_scorer(
     config: Model,
     backbone_params: Params,
     key: jax.Array,
+    *,
     zero: bool = False,
     likelihood: float | None = None,
     readout: int | None = None,
