@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from gpt_jax.models.contract import Model, init_cache
 
 
-@functools.cache
 def row_axes(model: Model) -> list[int | None]:
-    """The axis of the rows of every leaf of the model's cache: the one that grows with them."""
+    """The axis of the rows of every leaf of the model's cache: the one that grows with them.
+
+    Found anew at every trace: what a cache looks like depends on the platform traced for.
+    """
     one, two = (
         jax.tree.leaves(jax.eval_shape(functools.partial(init_cache, model, rows, 1)))
         for rows in (1, 2)
