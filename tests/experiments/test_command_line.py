@@ -101,6 +101,7 @@ def test_another_configuration_on_the_same_folder(pretrained):
     assert snapshot(pretrained) == before
 
 
+@pytest.mark.slow
 def test_corrupt_checkpoint_is_named_and_left_alone(pretrained, tmp_path):
     folder = tmp_path / "pretrain"
     shutil.copytree(pretrained, folder)

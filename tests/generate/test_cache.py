@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+
 from gpt_jax.generate import cache as rows
 from gpt_jax.models import transformer
 from gpt_jax.models.config import ModelConfig
