@@ -64,8 +64,8 @@ class Reward(GradientRecipe):
     readout: bool = False
     """Read the score at a padding token put behind the answer, which stands for its end and nothing
     else, not at the answer's last token."""
-    mean: bool = False
-    """Read the score off all of the answer's tokens, as their mean, not off its last one."""
+    sum: bool = False
+    """Read the score off all of the answer's tokens, as their sum, not off its last one."""
     margin: NonNegativeFloat = 0.0
     """The scores of a pair shall differ by so much for each rank between the two or, where the data
     has `margin`, for each unit of it (Touvron et al. 2023)."""
@@ -78,13 +78,13 @@ class Reward(GradientRecipe):
 
     def __post_init__(self):
         check_ranges(self)
-        if self.mean and self.readout:
-            raise UserError("--reward.mean reads all tokens and --reward.readout one; give one")
+        if self.sum and self.readout:
+            raise UserError("--reward.sum reads all tokens and --reward.readout one; give one")
 
     @property
     def options(self) -> HeadOptions:
         """What the head has."""
-        return HeadOptions(self.likelihood is not None, self.readout, self.mean)
+        return HeadOptions(self.likelihood is not None, self.readout, self.sum)
 
     @property
     def loss(self) -> LossFn:
@@ -171,7 +171,7 @@ def prepare(
     head = {
         "likelihood": recipe.likelihood,
         "readout": tokenizer.pad_id if recipe.readout else None,
-        "mean": recipe.mean,
+        "sum": recipe.sum,
     }
     stage = gradient_stage(
         recipe,

@@ -1,8 +1,8 @@
 """What is read off the hidden states: token log-probabilities, next-token logits, scores.
 
 A scorer (reward or value model) is `{"backbone": params, "head": {"kernel_D", "bias"}}`. A reward
-model that reads likelihoods, too, or the mean of an answer, or at a token of its own, has
-`likelihood`, `mean` or `readout` in its head.
+model that reads likelihoods, too, or all tokens of an answer, or at a token of its own, has
+`likelihood`, `sum` or `readout` in its head.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ HEAD_AXES: Axes = {
     "head/bias_C": (None,),
     "head/likelihood": (),
     "head/readout": (),
-    "head/mean": (),
+    "head/sum": (),
 }
 
 
@@ -43,12 +43,12 @@ class HeadOptions(NamedTuple):
     Attributes:
       likelihood: whether it reads likelihoods, too.
       readout: whether it reads at a token behind the completion.
-      mean: whether it reads all of the completion's tokens.
+      sum: whether it reads all of the completion's tokens.
     """
 
     likelihood: bool = False
     readout: bool = False
-    mean: bool = False
+    sum: bool = False
 
 
 def axes_of(*models: Model) -> Axes:
@@ -172,7 +172,7 @@ def init_scorer(
     zero: bool = False,
     likelihood: float | None = None,
     readout: int | None = None,
-    mean: bool = False,
+    sum: bool = False,
 ) -> Params:
     """A scorer that starts from a language model's parameters and a fresh head.
 
@@ -182,15 +182,15 @@ def init_scorer(
       zero: whether the head starts with zeros.
       likelihood: with which weight `score_completions` adds the log-likelihood; None: not at all.
       readout: the id of the token that it reads at, behind the completion; None: the last token.
-      mean: whether it reads the mean of the completion's tokens instead.
+      sum: whether it reads all of the completion's tokens instead, and adds up what it reads.
     """
-    head = init_scalar_head(key, config, zero)
+    head = init_scalar_head(key, config, zero or sum)  # of many tokens a sum would begin large
     if likelihood is not None:
         head["likelihood"] = jnp.float32(likelihood)
     if readout is not None:
         head["readout"] = jnp.float32(readout)  # exact up to 2**24; no gradient ever moves it
-    if mean:
-        head["mean"] = jnp.zeros(())  # that it is there is all that it says
+    if sum:
+        head["sum"] = jnp.zeros(())  # that it is there is all that it says
     return {"backbone": backbone_params, "head": head}
 
 
@@ -203,7 +203,7 @@ def scorer_shapes(config: Model, options: HeadOptions = HeadOptions()) -> Params
     """
     key = jax.random.key(0)
     more = {"likelihood": 0.0 if options.likelihood else None}
-    more |= {"readout": 0 if options.readout else None, "mean": options.mean}
+    more |= {"readout": 0 if options.readout else None, "sum": options.sum}
     return jax.eval_shape(lambda: init_scorer(config, init(config, key), key, **more))
 
 
@@ -248,7 +248,9 @@ def score_completions(
     completion, and the head reads there: at a token that stands for the end of an answer and for
     nothing else, as a classifier's does (Radford et al. 2018, 3.3).
 
-    If it has `mean`, the score is the mean of the head's numbers over the completion's tokens.
+    If it has `sum`, the score is the sum of the linear map over all of the completion's tokens, and
+    the bias once: every token has a reward of its own, in its context, and length may count for or
+    against an answer, as the prompt has it.
 
     Args:
       config, scorer: the reward model.
@@ -260,8 +262,9 @@ def score_completions(
         weights_BT = jnp.pad(weights_BT, ((0, 0), (0, 1)))
     hidden_BTD, _ = forward(config, scorer["backbone"], tokens_BT)
     values_BT = scalar_head(scorer["head"], hidden_BTD)
-    if "mean" in scorer["head"]:
-        scores_B = (values_BT * weights_BT).sum(1) / jnp.maximum(weights_BT.sum(1), 1.0)
+    if "sum" in scorer["head"]:
+        bias = scorer["head"]["bias"]
+        scores_B = ((values_BT - bias) * weights_BT).sum(1) + bias
     else:
         scores_B = _at_last(values_BT, tokens_BT)
     if "likelihood" not in scorer["head"]:

@@ -85,10 +85,13 @@ def test_its_id_is_kept_and_has_no_gradient():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_mean_is_over_the_answer_alone(side):
-    """Against NumPy in float64. Break it: count the prompt's tokens, or divide by the row's."""
+def test_the_sum_is_over_the_answer_alone(side):
+    """Against NumPy in float64. Break it: count the prompt's tokens, or the bias once for each."""
     batch = rows(side)
-    params = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(1), mean=True)
+    params = init_scorer(tiny.MODEL, tiny.params(), jax.random.key(1), sum=True)
+    assert not params["head"]["kernel_D"].any()
+    kernel_D = jax.random.normal(jax.random.key(2), (tiny.MODEL.width,))
+    params["head"] |= {"bias": jnp.float32(0.7), "kernel_D": kernel_D}
     weights_BT = np.array(batch.weights_BT)
     weights_BT[0, :2] = 0.0  # the prompt
     found = score_completions(tiny.MODEL, params, batch.tokens_BT, weights_BT)
@@ -97,14 +100,14 @@ def test_the_mean_is_over_the_answer_alone(side):
         np.asarray(x, np.float64) for x in (hidden_BTD, params["head"]["kernel_D"])
     )
     for b in range(2):
-        of_answer_D = hidden_BTD[b][weights_BT[b] > 0].mean(axis=0)
-        np.testing.assert_allclose(found[b], of_answer_D @ kernel_D, atol=1e-5)
-    shapes = scorer_shapes(tiny.MODEL, HeadOptions(mean=True))
+        of_answer_D = hidden_BTD[b][weights_BT[b] > 0].sum(axis=0)
+        np.testing.assert_allclose(found[b], of_answer_D @ kernel_D + 0.7, atol=1e-5)
+    shapes = scorer_shapes(tiny.MODEL, HeadOptions(sum=True))
     assert jax.tree.structure(shapes) == jax.tree.structure(params)
-    assert head_options(["head/bias", "head/mean"]) == HeadOptions(mean=True)
-    with pytest.raises(UserError, match="no --reward.mean"):
+    assert head_options(["head/bias", "head/sum"]) == HeadOptions(sum=True)
+    with pytest.raises(UserError, match="no --reward.sum"):
         _head(params["head"], 0)
     with pytest.raises(UserError, match="give one"):
         reward.Reward(
-            optimizer=OptimizerConfig(), train=TrainConfig(steps=1), mean=True, readout=True
+            optimizer=OptimizerConfig(), train=TrainConfig(steps=1), sum=True, readout=True
         )

@@ -114,10 +114,10 @@ def _head(head: Params, pad_id: int | None) -> dict[str, Any]:
             "This reward model reads its score at a token behind the answer, which no "
             "...ForSequenceClassification puts there; train one without it (no --reward.readout)"
         )
-    if "mean" in head:
+    if "sum" in head:
         raise UserError(
             "This reward model reads its score off all of an answer's tokens, which no "
-            "...ForSequenceClassification does; train one without it (no --reward.mean)"
+            "...ForSequenceClassification does; train one without it (no --reward.sum)"
         )
     if pad_id is None:
         raise UserError("A reward model needs a pad_id: theirs finds the last token by it.")
