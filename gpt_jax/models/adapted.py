@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.models.quantized import dequantized
+from gpt_jax.parallel.mesh import platform
 
 
 @functools.partial(
@@ -61,20 +62,28 @@ def matmul(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
     XLA's CPU backend copies the transposed operand, so x^T g is slow where x is wide; there
     (g^T x)^T transposes g and the small result. The barrier keeps XLA from folding it back.
     """
-    return x_MI @ kernel_IO
+    return _dot(x_MI, kernel_IO)
 
 
 def _matmul_forward(x_MI, kernel_IO):
-    return x_MI @ kernel_IO, (x_MI, kernel_IO)
+    return _dot(x_MI, kernel_IO), (x_MI, kernel_IO)
 
 
 def _matmul_backward(residuals, gradient_MO):
     x_MI, kernel_IO = residuals
     if x_MI.shape[1] > gradient_MO.shape[1]:
-        kernel_gradient_IO = jax.lax.optimization_barrier(gradient_MO.T @ x_MI).T
+        kernel_gradient_IO = jax.lax.optimization_barrier(_dot(gradient_MO.T, x_MI)).T
     else:
-        kernel_gradient_IO = x_MI.T @ gradient_MO
-    return gradient_MO @ kernel_IO.T, kernel_gradient_IO
+        kernel_gradient_IO = _dot(x_MI.T, gradient_MO)
+    return _dot(gradient_MO, kernel_IO.T), kernel_gradient_IO
+
+
+def _dot(a_MI: jax.Array, b_IO: jax.Array) -> jax.Array:
+    """a b, rounded once. On CPUs the sum is asked for in float32 by name: else XLA casts bfloat16
+    operands to float32 and leaves the processor's own bfloat16 products (AMX) unused."""
+    if platform() != "cpu":
+        return a_MI @ b_IO
+    return jnp.matmul(a_MI, b_IO, preferred_element_type=jnp.float32).astype(a_MI.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
